@@ -1,0 +1,160 @@
+"""Configuration: composing conf/, reading params.yaml, binding a section to the function it feeds.
+
+Light on purpose (hydra and omegaconf only): the dvc process imports this module as a Hydra plugin.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import inspect
+import os
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from omegaconf import OmegaConf
+from yaml import YAMLError
+
+from tuneledger.errors import UserError
+from tuneledger.paths import PARAMS, code_root
+
+
+def conf_dir() -> Path:
+    return code_root() / "conf"
+
+
+def conf_sha() -> str:
+    """Fingerprint of conf/: 12 hex digits over the names and bytes of all its YAML files.
+
+    Of the checkout in which the process stands: `dvc exp run` composes that one's conf/, but imports this module from
+    wherever the package is installed, which may be another checkout.
+    """
+    here = Path.cwd()
+    checkouts = (folder for folder in (here, *here.parents) if (folder / "dvc.yaml").exists())
+    folder = next(checkouts, code_root()) / "conf"
+    digest = hashlib.sha256()
+    files = [path for path in folder.rglob("*") if path.suffix in {".yaml", ".yml"}]
+    for path in sorted(files, key=lambda path: path.relative_to(folder).as_posix()):
+        digest.update(path.relative_to(folder).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()[:12]
+
+
+OmegaConf.register_new_resolver("conf_sha", conf_sha, replace=True)
+
+
+def compose(overrides: list[str] | None = None) -> dict[str, Any]:
+    """conf/ composed and resolved, as plain containers, the way `dvc exp run` composes it.
+
+    Raises:
+        UserError: conf/ does not compose.
+    """
+    from hydra import compose as hydra_compose
+    from hydra import initialize_config_dir
+
+    with composition_errors(), initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        return plain(hydra_compose("config", overrides=overrides or []))
+
+
+@contextmanager
+def composition_errors() -> Iterator[None]:
+    """Turn what Hydra raises for an unknown key, group or option into a UserError that names the nearest known key."""
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    try:
+        yield
+    except YAMLError as error:
+        raise UserError(f"conf/ does not compose: {_one_line(error)}") from error
+    except (HydraException, OmegaConfBaseException) as error:
+        text = str(error).split("\nConfig search path")[0].strip()
+        unknown = re.match(r"Could not override '([^']+)'", text)
+        if unknown:
+            near = difflib.get_close_matches(unknown[1], flatten(compose()), n=1)
+            text = f"unknown key {unknown[1]}" + (
+                f": did you mean {near[0]}?" if near else "; --cfg job lists all keys"
+            )
+        raise UserError(text) from error
+
+
+def plain(config: Any) -> dict[str, Any]:
+    """A Hydra object as dicts, lists and scalars, every interpolation resolved."""
+    return OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+
+
+def load_yaml(path: Path) -> dict[str, Any]:
+    """A YAML file as plain containers; read by OmegaConf, for which 2e-5 is a number (to PyYAML it is a string)."""
+    try:
+        return plain(OmegaConf.load(path))
+    except YAMLError as error:
+        raise UserError(f"{path} is not YAML: {_one_line(error)}") from error
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
+def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings as one level of dotted keys; lists stay values."""
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, dict) and value:
+            flat.update(flatten(value, f"{name}."))
+        else:
+            flat[name] = value
+    return flat
+
+
+def read_params(*sections: str, path: Path = PARAMS) -> dict[str, Any]:
+    """The named top-level sections of params.yaml, and only those: a stage sees what it declares."""
+    if not path.exists():
+        raise UserError(f"{path} is missing: run `dvc repro` in the project root, which composes it from conf/")
+    params = load_yaml(path)
+    missing = [name for name in sections if name not in params]
+    if missing:
+        raise UserError(f"{path} has no section {', '.join(missing)}: run `dvc repro config`")
+    return {name: params[name] for name in sections}
+
+
+def bind(function: Callable[..., Any], section: str, values: dict[str, Any]) -> dict[str, Any]:
+    """`values` if they are keyword arguments of `function`: the signature is the section's schema.
+
+    Raises:
+        UserError: an unknown key (with the nearest known one), a missing one, or a value of another type than the
+            signature says, under its full name.
+    """
+    from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+    parameters = inspect.signature(function).parameters
+    known = {name: p for name, p in parameters.items() if p.kind is p.KEYWORD_ONLY}
+    for key in values:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1)
+            hint = f"did you mean {section}.{near[0]}?" if near else f"known: {', '.join(known)}"
+            raise UserError(f"unknown key {section}.{key}: {hint}")
+    for name, parameter in known.items():
+        if parameter.default is parameter.empty and name not in values:
+            raise UserError(f"missing key {section}.{name}")
+    hints = get_type_hints(function)
+    for key, value in values.items():
+        try:
+            TypeAdapter(hints[key], config=ConfigDict(strict=True)).validate_python(value)
+        except ValidationError as error:
+            problem = error.errors()[0]["msg"].lower().replace("input ", "")
+            raise UserError(f"{section}.{key} = {value}: {problem}") from error
+    return values
+
+
+def guard() -> None:
+    """Stop a stage that DVC started in one checkout but that imports its code from another.
+
+    Without it a queued experiment, run in a temporary copy, would silently use an editable install's code.
+    """
+    if os.environ.get("DVC_STAGE") and Path.cwd().resolve() != code_root():
+        raise UserError(
+            f"the stage runs in {Path.cwd()} but imports tuneledger from {code_root()}: "
+            "start it with PYTHONPATH=src, as dvc.yaml does"
+        )

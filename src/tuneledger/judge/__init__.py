@@ -1,0 +1,1 @@
+"""How good is a classifier, and how sure are we: pure functions on arrays."""

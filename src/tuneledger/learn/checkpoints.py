@@ -1,0 +1,203 @@
+"""Checkpoints from which an interrupted training goes on to bit-identical weights.
+
+What makes that so: the order of batches follows from (seed, epoch), dropout from a seed set before each batch, and
+a checkpoint is taken only where an optimizer step and its bookkeeping are complete.
+"""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import numpy as np
+import torch
+from filelock import FileLock, Timeout
+from lightning.fabric.plugins import TorchCheckpointIO
+from safetensors import SafetensorError
+
+from tuneledger.errors import Interrupted, UserError
+from tuneledger.learn.interrupts import HeldSignals
+from tuneledger.paths import remove, replacing
+
+LAST = "last.ckpt"
+BEST = "best"
+MODES = ("min", "max")
+METRICS = ("val_loss", "accuracy", "f1", "epoch")
+
+
+def check_selection(*, metric: str, mode: str) -> None:
+    """Raise UserError unless trainer.select names a figure that every epoch has, and a direction."""
+    if metric not in METRICS:
+        raise UserError(f"trainer.select.metric = {metric}: choose {', '.join(METRICS)}")
+    if mode not in MODES:
+        raise UserError(f"trainer.select.mode = {mode}: choose {' or '.join(MODES)}")
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Writes beside the target, flushes to disk and renames: a power loss leaves the old or the new file."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        with disk_errors(Path(path)), replacing(Path(path)) as partial:
+            torch.save(checkpoint, partial)
+
+
+class StepSeeds(pl.Callback):
+    """Seeds torch before each batch from (seed, batches seen), so that dropout needs no saved state."""
+
+    def __init__(self, seed: int):
+        self.seed = seed
+
+    def on_train_batch_start(self, trainer: pl.Trainer, module: pl.LightningModule, batch: Any, batch_idx: int):
+        seen = trainer.current_epoch * trainer.num_training_batches + batch_idx
+        # Mixed into 32 bits, since torch's CPU generator takes no more of a seed.
+        torch.manual_seed(int(np.random.SeedSequence([self.seed, seen]).generate_state(1)[0]))
+
+
+class Checkpoints(pl.Callback):
+    """Saves where a run can go on, keeps the best epoch's model, and stops cleanly after a signal.
+
+    Args:
+        folder: the run's checkpoint folder; holds last.ckpt and best/ (a Hugging Face folder).
+        metric, mode: which epoch is best: `metric` as logged, or "epoch"; the earlier one of two equals.
+        every_n_steps: optimizer steps between two saves inside an epoch.
+        patience: epochs without a better one after which training stops; None: never.
+        stop_signal: gives the number of a signal received since the start, or None.
+        before_save: called before each save; raises if the state is not worth keeping.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        metric: str,
+        mode: str,
+        every_n_steps: int,
+        patience: int | None,
+        stop_signal: HeldSignals,
+        before_save: Callable[[], None],
+    ):
+        check_selection(metric=metric, mode=mode)
+        if patience is not None and patience < 1:
+            raise UserError(f"trainer.patience = {patience}: give at least 1, or null")
+        if patience is not None and metric == "epoch":
+            raise UserError("trainer.patience needs a trainer.select.metric that can stop improving, not epoch")
+        if every_n_steps < 1:
+            raise UserError(f"trainer.checkpoint_every_n_steps = {every_n_steps}: give at least 1")
+        self.folder, self.metric, self.mode, self.every = folder, metric, mode, every_n_steps
+        self.patience, self.stop_signal, self.before_save = patience, stop_signal, before_save
+        self.best_value: float | None = None
+        self.best_epoch = 0
+        self.out_of_patience = False
+
+    def state_dict(self) -> dict[str, Any]:
+        names = ("best_value", "best_epoch", "out_of_patience")
+        return {name: getattr(self, name) for name in names}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        for name, value in state.items():
+            setattr(self, name, value)
+
+    def on_fit_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        trainer.should_stop = self.out_of_patience  # as restored from a checkpoint of the last epoch
+
+    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self.stop_signal.install()  # over Lightning's handler, which ends a run without a checkpoint
+
+    def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, *_: Any) -> None:
+        progress = trainer.fit_loop.epoch_loop.batch_progress.current
+        if progress.ready >= trainer.num_training_batches:
+            return  # the save at the end of the epoch follows, with its validation
+        if progress.ready % trainer.accumulate_grad_batches:
+            return  # gradients gathered so far are in no checkpoint
+        signum = self.stop_signal()
+        if signum or trainer.global_step % self.every == 0:
+            self._save(trainer)
+        if signum:
+            raise Interrupted(signum)
+
+    def on_validation_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        signum = self.stop_signal()
+        if signum:
+            raise Interrupted(signum)
+
+    def on_validation_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        epoch = trainer.current_epoch + 1
+        value = float(epoch) if self.metric == "epoch" else float(trainer.callback_metrics[self.metric])
+        if self._better(value):
+            self.best_value, self.best_epoch = value, epoch
+            best = self.folder / BEST
+            with disk_errors(best), replacing(best) as folder:
+                module.model.save_pretrained(folder)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        waited = trainer.current_epoch + 1 - self.best_epoch
+        if self.patience is not None and waited >= self.patience:
+            trainer.should_stop = self.out_of_patience = True
+        self._save(trainer)
+        signum = self.stop_signal()
+        if signum and trainer.current_epoch + 1 < trainer.max_epochs and not trainer.should_stop:
+            raise Interrupted(signum)
+
+    def _better(self, value: float) -> bool:
+        if self.best_value is None:
+            return True
+        return value < self.best_value if self.mode == "min" else value > self.best_value
+
+    def _save(self, trainer: pl.Trainer) -> None:
+        self.before_save()
+        trainer.save_checkpoint(self.folder / LAST)
+
+
+@contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """Name the file when weights cannot be written: torch and safetensors do not raise OSError for a full disk."""
+    try:
+        yield
+    except (RuntimeError, SafetensorError) as error:
+        raise UserError(f"cannot write {path} ({str(error).splitlines()[0]}): is the disk full?") from error
+
+
+@contextmanager
+def exclusive(folder: Path) -> Iterator[None]:
+    """Hold a run's checkpoint folder; two trainings of the same configuration must not share it.
+
+    Raises:
+        UserError: another process holds it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / "lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise UserError(
+            f"a training with exactly this configuration and data is already running (it holds {folder}): "
+            "wait for it, or change the seed"
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def resumable(folder: Path) -> Path | None:
+    """The checkpoint to go on from, or None. One that cannot be read is deleted, with a message."""
+    last = folder / LAST
+    if not last.exists():
+        return None
+    try:
+        with zipfile.ZipFile(last) as archive:
+            damaged = archive.testzip()  # torch.load does not look at the checksums
+        if damaged:
+            raise zipfile.BadZipFile(f"wrong checksum of {damaged}")
+        torch.load(last, map_location="cpu", weights_only=True)
+    except Exception as error:  # whatever a damaged zip or pickle raises
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        print(f"checkpoint {last} is damaged ({reason}): starting over", flush=True)
+        remove(folder / LAST)
+        remove(folder / BEST)
+        return None
+    return last

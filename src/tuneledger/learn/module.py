@@ -1,0 +1,55 @@
+"""The Lightning module: one step for training and validation, metrics accumulated over whole epochs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from torch.nn.functional import cross_entropy
+from torchmetrics import MetricCollection
+from torchmetrics.classification import BinaryF1Score, MulticlassAccuracy, MulticlassF1Score
+from transformers import PreTrainedModel
+
+from tuneledger.learn.optimizer import make_optimizer
+
+
+class Classifier(pl.LightningModule):
+    """Fine-tunes a sequence classifier; logs val_loss, accuracy and f1 after each epoch.
+
+    F1 is that of label 1 where there are two labels, the macro average where there are more.
+
+    Args:
+        model: gives logits (rows, labels) from input_ids, attention_mask and maybe token_type_ids.
+        optim: keyword arguments of `make_optimizer`.
+    """
+
+    def __init__(self, model: PreTrainedModel, optim: dict[str, Any]):
+        super().__init__()
+        self.model = model
+        self.optim = optim
+        labels = model.config.num_labels
+        f1 = BinaryF1Score() if labels == 2 else MulticlassF1Score(labels, average="macro")
+        self.scores = MetricCollection({"accuracy": MulticlassAccuracy(labels, average="micro"), "f1": f1})
+
+    def _step(self, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+        inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}
+        logits = self.model(**inputs).logits.float()
+        return cross_entropy(logits, batch["labels"]), logits
+
+    def training_step(self, batch: dict[str, torch.Tensor], batch_idx: int) -> torch.Tensor:
+        return self._step(batch)[0]
+
+    def validation_step(self, batch: dict[str, torch.Tensor], batch_idx: int) -> None:
+        loss, logits = self._step(batch)
+        self.scores.update(logits.argmax(dim=-1), batch["labels"])
+        self.log("val_loss", loss, on_epoch=True, batch_size=len(logits))
+        self.log_dict(self.scores, on_epoch=True, batch_size=len(logits))
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        # Not trainer.estimated_stepping_batches: it sets up the training loader before a checkpoint's loop state is
+        # restored, and a resumed run would then begin its epoch anew.
+        batches = len(self.trainer.datamodule.epoch_batches)
+        steps = -(-batches // self.trainer.accumulate_grad_batches) * self.trainer.max_epochs
+        optimizer, schedule = make_optimizer(self.model, steps, **self.optim)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

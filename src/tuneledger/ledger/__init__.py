@@ -1,0 +1,1 @@
+"""What a run took and where it is written down: clock, hardware, provenance, prices, MLflow."""

@@ -1,0 +1,1 @@
+"""What people look at: figures, tables, the report. Values in, markup out; nothing here reads a file."""

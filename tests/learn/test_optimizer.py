@@ -1,0 +1,108 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import scratch
+import torch
+
+from tuneledger.errors import UserError
+from tuneledger.learn.encoder import load_encoder
+from tuneledger.learn.optimizer import check_optim, make_optimizer
+
+
+def rates(steps: int, **changes) -> list[float]:
+    """The learning rate of each step, and that after the last."""
+    optimizer, schedule = make_optimizer(torch.nn.Linear(2, 2), steps, **{**scratch.OPTIM, "lr": 1.0, **changes})
+    seen = [schedule.get_last_lr()[0]]
+    for _ in range(steps):
+        optimizer.step()
+        schedule.step()
+        seen.append(schedule.get_last_lr()[0])
+    return seen
+
+
+class TestGroups:
+    def test_every_parameter_is_in_exactly_one_and_only_matrices_decay(self):
+        model = load_encoder(["0", "1"], **scratch.TINY_MODEL)
+        optimizer, _ = make_optimizer(model, 10, **{**scratch.OPTIM, "weight_decay": 0.3})
+        decay = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
+        counted = sum(len(group["params"]) for group in optimizer.param_groups)
+        assert counted == len(decay) == len(list(model.parameters()))
+        for name, parameter in model.named_parameters():
+            spared = name.endswith("bias") or "LayerNorm" in name
+            assert decay[id(parameter)] == (0.0 if spared else 0.3), name
+
+    def test_frozen_weights_are_left_out(self):
+        model = torch.nn.Linear(2, 2)
+        model.bias.requires_grad = False
+        optimizer, _ = make_optimizer(model, 10, **scratch.OPTIM)
+        assert [len(group["params"]) for group in optimizer.param_groups] == [1, 0]
+
+    def test_settings_arrive(self):
+        settings = {**scratch.OPTIM, "betas": [0.8, 0.95], "eps": 1e-5}
+        optimizer, _ = make_optimizer(torch.nn.Linear(2, 2), 10, **settings)
+        assert optimizer.defaults["betas"] == (0.8, 0.95)
+        assert optimizer.defaults["eps"] == 1e-5
+        assert optimizer.defaults["lr"] == 1e-3
+
+    def test_one_step_is_adamws(self):
+        model = torch.nn.Linear(1, 1)
+        torch.nn.init.ones_(model.weight), torch.nn.init.ones_(model.bias)
+        settings = {**scratch.OPTIM, "lr": 0.1, "weight_decay": 0.5, "schedule": "constant", "warmup": 0}
+        optimizer, _ = make_optimizer(model, 10, **settings)
+        (model(torch.ones(1, 1))).sum().backward()
+        optimizer.step()
+        # Both gradients are 1, so Adam's first step is lr; the weight first decays by lr x weight_decay.
+        assert model.weight.item() == pytest.approx(1 - 0.1 * 0.5 - 0.1, abs=1e-6)
+        assert model.bias.item() == pytest.approx(1 - 0.1, abs=1e-6)
+
+
+class TestSchedule:
+    def test_linear_rises_and_falls_to_0(self):
+        expected = [0, 0.5, 1, 0.875, 0.75, 0.625, 0.5, 0.375, 0.25, 0.125, 0]
+        assert rates(10, schedule="linear", warmup=0.2) == pytest.approx(expected)
+
+    def test_cosine(self):
+        falling = [0.5 * (1 + math.cos(math.pi * step / 4)) for step in range(5)]
+        assert rates(4, schedule="cosine", warmup=0) == pytest.approx(falling)
+
+    def test_constant_rises_and_stays(self):
+        assert rates(4, schedule="constant", warmup=0.5) == pytest.approx([0, 0.5, 1, 1, 1])
+
+    def test_without_warmup_the_first_step_has_the_whole_rate(self):
+        assert rates(2, schedule="linear", warmup=0)[0] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"lr": 0}, r"^optim\.lr = 0: give a positive number, such as 1e-4$"),
+        ({"lr": -1e-4}, r"^optim\.lr = -0\.0001: give a positive number"),
+        ({"lr": float("nan")}, r"^optim\.lr = nan: give a positive number"),
+        ({"lr": float("inf")}, r"^optim\.lr = inf: give a positive number"),
+        ({"lr": "2e-5 "}, r"^optim\.lr = 2e-5 : give a positive number"),
+        ({"lr": None}, r"^optim\.lr = None: give a positive number"),
+        ({"weight_decay": -0.1}, r"^optim\.weight_decay = -0\.1: give 0 or a positive number$"),
+        ({"weight_decay": float("nan")}, r"^optim\.weight_decay = nan: give 0"),
+        pytest.param({"weight_decay": None}, r"^optim\.weight_decay = None: give 0"),
+        ({"schedule": "step"}, r"^optim\.schedule = step: choose linear, cosine, constant$"),
+        ({"warmup": 1}, r"^optim\.warmup = 1: give a share of the steps, from 0 to below 1$"),
+        ({"warmup": -0.1}, r"^optim\.warmup = -0\.1: give a share"),
+        ({"warmup": float("nan")}, r"^optim\.warmup = nan: give a share"),
+        pytest.param({"warmup": None}, r"^optim\.warmup = None: give a share"),
+        pytest.param({"betas": [0.9]}, r"^optim\.betas = \[0\.9\]"),
+        pytest.param({"betas": [0.9, 1.0]}, r"^optim\.betas = \[0\.9, 1\.0\]"),
+        pytest.param({"eps": -1e-8}, r"^optim\.eps = -1e-08"),
+    ],
+)
+def test_a_value_out_of_its_range(change, message):
+    with pytest.raises(UserError, match=message):
+        make_optimizer(torch.nn.Linear(2, 2), 10, **{**scratch.OPTIM, **change})
+    with pytest.raises(UserError, match=message):
+        check_optim(**{**scratch.OPTIM, **change})
+
+
+def test_good_values_pass():
+    check_optim(**scratch.OPTIM)
+    check_optim(**{**scratch.OPTIM, "weight_decay": 0, "warmup": 0})
