@@ -20,9 +20,15 @@ NO_DROPOUT = {"model": {"dropout": 0.0}}
 
 
 class TestPrecision:
-    @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", "16-mixed"])
+    @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
     def test_a_given_one_stays(self, precision):
         assert resolve_precision(precision, "cpu") == precision
+
+    def test_half_precision_is_for_gpus(self, monkeypatch):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        assert resolve_precision("16-mixed", "auto") == "16-mixed"
+        with pytest.raises(UserError, match=r"^trainer\.precision = 16-mixed needs a GPU: set bf16-mixed"):
+            resolve_precision("16-mixed", "cpu")
 
     @pytest.mark.parametrize(
         ("capabilities", "resolved"),
@@ -88,6 +94,29 @@ def test_settings_out_of_range_before_anything_is_trained(train, tmp_path, monke
     with pytest.raises(UserError, match=message):
         train(**settings)
     assert not list(tmp_path.rglob("*.*"))
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_both_precisions_of_a_processor_train_and_clip(train, precision):
+    norms = []
+
+    def watch(module) -> None:
+        clip = module.configure_gradient_clipping
+
+        def watched(*arguments, **settings) -> None:
+            before = torch.nn.utils.get_total_norm([p.grad for p in module.parameters()])
+            clip(*arguments, **settings)
+            after = torch.nn.utils.get_total_norm([p.grad for p in module.parameters()])
+            norms.append((before.item(), after.item()))
+
+        module.configure_gradient_clipping = watched
+
+    result = train(prepare=watch, precision=precision, gradient_clip_val=0.01, max_epochs=1)
+    assert result.precision == precision
+    assert len(norms) == len(result.steps) == 6
+    for before, after in norms:
+        assert before > 0.01
+        assert after == pytest.approx(0.01, rel=1e-3)
 
 
 class TestRecord:

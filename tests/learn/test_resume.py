@@ -14,7 +14,7 @@ import scratch
 SETTINGS = {**scratch.TRAINER, "max_epochs": 3, "checkpoint_every_n_steps": 3}
 
 
-def train(tokens: Path, folder: Path, step: Synchronized, accumulate: int) -> None:
+def train(tokens: Path, folder: Path, step: Synchronized, accumulate: int, precision: str) -> None:
     """Train to the end in `folder`, telling each finished step; leaves record.txt beside the checkpoint."""
     import torch
 
@@ -26,7 +26,7 @@ def train(tokens: Path, folder: Path, step: Synchronized, accumulate: int) -> No
         step.value = int(row["step"])
 
     module, batches = scratch.make_training(tokens)
-    settings = {**SETTINGS, "accumulate_grad_batches": accumulate}
+    settings = {**SETTINGS, "accumulate_grad_batches": accumulate, "precision": precision}
     result = fit(module, batches, folder, 1, on_step, scratch.nothing, **settings)
     (folder / "record.txt").write_text(repr((result.steps, result.epochs, result.best_epoch)))
 
@@ -50,17 +50,21 @@ def run_to_end(context, *arguments) -> None:
     assert process.exitcode == 0
 
 
-@pytest.mark.parametrize(("accumulate", "times"), [(1, 20), (3, 5)])
-def test_sigkill_at_random_steps_changes_no_byte(context, tokens: Path, tmp_path: Path, accumulate: int, times: int):
+@pytest.mark.parametrize(
+    ("accumulate", "precision", "times"), [(1, "32-true", 20), (3, "32-true", 5), (1, "bf16-mixed", 5)]
+)
+def test_sigkill_at_random_steps_changes_no_byte(
+    context, tokens: Path, tmp_path: Path, accumulate: int, precision: str, times: int
+):
     step = context.Value("i", 0)
-    run_to_end(context, tokens, tmp_path / "whole", step, accumulate)
+    run_to_end(context, tokens, tmp_path / "whole", step, accumulate, precision)
     last = step.value
     assert last == 3 * -(-20 // accumulate)
 
     chance = random.Random(accumulate)
     kills = 0
     while kills < times:
-        process = context.Process(target=train, args=(tokens, tmp_path / "killed", step, accumulate))
+        process = context.Process(target=train, args=(tokens, tmp_path / "killed", step, accumulate, precision))
         step.value = 0
         process.start()
         # Anywhere in the run for the first kills, so that some fall in validation and in saving; a target beyond
@@ -74,6 +78,6 @@ def test_sigkill_at_random_steps_changes_no_byte(context, tokens: Path, tmp_path
         process.kill()
         process.join()
         kills += 1
-    run_to_end(context, tokens, tmp_path / "killed", step, accumulate)
+    run_to_end(context, tokens, tmp_path / "killed", step, accumulate, precision)
     assert kills == times
     assert outcome(tmp_path / "killed") == outcome(tmp_path / "whole")

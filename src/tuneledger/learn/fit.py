@@ -135,13 +135,16 @@ def resolve_precision(precision: str, accelerator: str) -> str:
     """ "auto" as bf16-mixed where the hardware multiplies in bf16 natively, else as 32-true.
 
     Raises:
-        UserError: an unknown precision.
+        UserError: an unknown precision, or half precision without a GPU.
     """
     if precision not in PRECISIONS:
         raise UserError(f"trainer.precision = {precision}: choose {', '.join(PRECISIONS)}")
+    gpu = accelerator != "cpu" and torch.cuda.is_available()
+    if precision == "16-mixed" and not gpu:
+        raise UserError("trainer.precision = 16-mixed needs a GPU: set bf16-mixed or 32-true")
     if precision != "auto":
         return precision
-    if accelerator != "cpu" and torch.cuda.is_available():
+    if gpu:
         native = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
         has = torch.cpu.get_capabilities()

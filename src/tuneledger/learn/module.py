@@ -7,6 +7,7 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 from torch.nn.functional import cross_entropy
+from torch.nn.utils import clip_grad_norm_
 from torchmetrics import MetricCollection
 from torchmetrics.classification import BinaryF1Score, MulticlassAccuracy, MulticlassF1Score
 from transformers import PreTrainedModel
@@ -51,5 +52,14 @@ class Classifier(pl.LightningModule):
         # restored, and a resumed run would then begin its epoch anew.
         batches = len(self.trainer.datamodule.epoch_batches)
         steps = -(-batches // self.trainer.accumulate_grad_batches) * self.trainer.max_epochs
-        optimizer, schedule = make_optimizer(self.model, steps, **self.optim)
+        # In 16-mixed gradients are scaled until the step, where a fused optimizer would unscale them: after clipping.
+        fused = self.trainer.precision != "16-mixed"
+        optimizer, schedule = make_optimizer(self.model, steps, fused=fused, **self.optim)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def configure_gradient_clipping(
+        self, optimizer: Any, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
+    ) -> None:
+        """Clip to a norm. Lightning's own method refuses every fused optimizer under mixed precision, also bf16."""
+        if gradient_clip_val is not None:
+            clip_grad_norm_(self.parameters(), gradient_clip_val)

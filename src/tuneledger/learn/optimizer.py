@@ -17,6 +17,7 @@ SCHEDULES = {"linear": "linear", "cosine": "cosine", "constant": "constant_with_
 def make_optimizer(
     model: torch.nn.Module,
     steps: int,
+    fused: bool = True,
     *,
     lr: float,
     weight_decay: float,
@@ -27,7 +28,7 @@ def make_optimizer(
 ) -> tuple[torch.optim.AdamW, LambdaLR]:
     """Optimizer and schedule for a training of `steps` optimizer steps.
 
-    Matrices decay; biases and normalisation weights, which have one dimension, do not.
+    Matrices decay; biases and normalisation weights, which have one dimension, do not. `fused` updates in one kernel.
 
     Raises:
         UserError: a value out of its range, under its full key.
@@ -38,7 +39,7 @@ def make_optimizer(
         {"params": [p for p in trained if p.ndim >= 2], "weight_decay": weight_decay},
         {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
     ]
-    optimizer = torch.optim.AdamW(groups, lr=lr, betas=tuple(betas), eps=eps, fused=True)
+    optimizer = torch.optim.AdamW(groups, lr=lr, betas=tuple(betas), eps=eps, fused=fused)
     warm = round(warmup * steps)
     return optimizer, get_scheduler(SCHEDULES[schedule], optimizer, num_warmup_steps=warm, num_training_steps=steps)
 
