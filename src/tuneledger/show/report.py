@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from tuneledger.show import figures, sections
+from tuneledger.show.page import page, text
 from tuneledger.show.results import Results
 from tuneledger.show.sections import Cell
 from tuneledger.show.tables import count, duration, interval, markdown, number
@@ -21,12 +20,12 @@ _SLICES = ("Column", "Value", "Rows", "Accuracy", "F1", "Majority")
 def html(results: Results) -> str:
     """The page: texts from the data are escaped, pictures are inline, nothing is fetched."""
     drawn = {name: Markup(svg) for name, svg in pictures(results).items()}
-    return _render("report.html.j2", _context(results) | {"figures": drawn}, autoescape=True).lstrip()
+    return page("report.html.j2", _context(results) | {"figures": drawn})
 
 
 def short(results: Results) -> str:
     """The same findings in Markdown, without pictures."""
-    return _render("report.md.j2", _context(results) | {"table": _markdown_table}, autoescape=False)
+    return text("report.md.j2", _context(results) | {"table": _markdown_table})
 
 
 def _context(results: Results) -> dict[str, Any]:
@@ -82,15 +81,3 @@ def pictures(results: Results) -> dict[str, str]:
 def _markdown_table(header: tuple[str, ...], rows: list[list[Cell]], text_columns: int = 1) -> str:
     flat = [[cell if isinstance(cell, str) else f"{cell[0]} ({cell[1]})" for cell in row] for row in rows]
     return markdown(header, flat, text_columns)
-
-
-def _render(template: str, context: dict[str, Any], *, autoescape: bool) -> str:
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=autoescape,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    return environment.get_template(template).render(context)
