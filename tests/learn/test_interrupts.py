@@ -21,7 +21,15 @@ def test_the_first_signal_is_only_noted(signum, capsys):
     assert signal.getsignal(signum) is before
 
 
-def test_the_second_acts_at_once():
+@pytest.fixture
+def interruptible():
+    """Python's own handler, which a process started in the background with SIGINT ignored does not have."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_the_second_acts_at_once(interruptible):
     with held_signals() as noted:
         os.kill(os.getpid(), signal.SIGTERM)
         with pytest.raises(KeyboardInterrupt):
