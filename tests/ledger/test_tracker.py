@@ -213,8 +213,8 @@ class TestFailure:
 
     def test_a_tracker_process_that_dies(self, tmp_path, monkeypatch, capfd):
         tracker = Tracker(True)
-        tracker._process.kill()
-        tracker._process.wait()
+        tracker._line.process.kill()
+        tracker._line.process.wait()
         tracker.start(tmp_path / "run_id", **RUN)
         tracker.metrics({"loss": 1.0}, 1)
         tracker.end("FINISHED")

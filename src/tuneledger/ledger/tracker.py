@@ -2,7 +2,8 @@
 
 Own process, because importing MLflow takes seconds that then pass beside the start-up of training, because no call
 then waits for a database or a server, and because a tracker that dies takes no training with it. When the training
-process is killed the line breaks, and the other side marks the run as KILLED.
+process is killed the line breaks, and the other side marks the runs still open as KILLED. One line serves any number
+of runs: the trials of a sweep share it.
 """
 
 from __future__ import annotations
@@ -33,37 +34,18 @@ def check_tracking(*, enabled: bool, uri: str | None, experiment: str, log_model
         )
 
 
-class Tracker:
-    """One tracked run. No method raises: what goes wrong is printed once, and training goes on without tracking.
+class Line:
+    """The process that talks to MLflow and the pipes to it. No method raises."""
 
-    Args:
-        enabled: without it every call does nothing.
-    """
-
-    def __init__(self, enabled: bool):
-        self.run_id: str | None = None
-        self._run_id_file: Path | None = None
-        self._process: subprocess.Popen[str] | None = None
-        self._failed = not enabled
-        self._ended = False
-        if enabled:
-            self._spawn()
-
-    def __enter__(self) -> Tracker:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """A run that was not ended in so many words has failed."""
-        self.end("FAILED")
-
-    def _spawn(self) -> None:
+    def __init__(self) -> None:
+        self._trackers: list[Tracker] = []
         environment = {**os.environ, "PYTHONPATH": str(code_root() / "src")}
         # MLflow's defaults retry a server that is away for many minutes.
         environment.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
         environment.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
         environment.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
         environment.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-        self._process = subprocess.Popen(
+        self.process = subprocess.Popen(
             [sys.executable, "-m", "tuneledger.ledger.tracking"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -74,8 +56,68 @@ class Tracker:
         self._reader = threading.Thread(target=self._listen, daemon=True)
         self._reader.start()
 
+    def join(self, tracker: Tracker) -> int:
+        """Take a tracker's replies from now on; returns its number in messages."""
+        self._trackers.append(tracker)
+        return len(self._trackers) - 1
+
+    def say(self, message: dict[str, Any]) -> str | None:
+        """Send a message; returns why that failed, or None."""
+        try:
+            self.process.stdin.write(json.dumps(message) + "\n")
+            self.process.stdin.flush()
+        except (OSError, ValueError) as error:
+            return str(error)
+        return None
+
+    def close(self) -> None:
+        """Wait until all that was said is stored."""
+        try:
+            self.process.stdin.close()
+            self.process.wait(END_SECONDS)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+        except OSError:  # what was said last did not get through, which the reader has told
+            pass
+        self._reader.join(timeout=10)
+
+    def _listen(self) -> None:
+        for text in self.process.stdout:
+            message = json.loads(text)
+            concerned = self._trackers if message["of"] is None else [self._trackers[message["of"]]]
+            for tracker in concerned:
+                tracker.hear(message)
+        for tracker in self._trackers:
+            tracker.hear({"error": "its process died"})
+
+
+class Tracker:
+    """One tracked run. No method raises: what goes wrong is printed once, and training goes on without tracking.
+
+    Args:
+        enabled: without it every call does nothing.
+        line: to share with other runs; without one the tracker opens its own, and ends it with its run.
+    """
+
+    def __init__(self, enabled: bool, line: Line | None = None):
+        self.run_id: str | None = None
+        self._run_id_file: Path | None = None
+        self._failed = not enabled
+        self._ended = False
+        self._known, self._stored = threading.Event(), threading.Event()
+        self._own_line = line is None
+        self._line = line or (Line() if enabled else None)
+        self._number = self._line.join(self) if enabled else -1
+
+    def __enter__(self) -> Tracker:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """A run that was not ended in so many words has failed."""
+        self.end("FAILED")
+
     def start(self, run_id_file: Path, **run: Any) -> None:
-        """Open the run, or continue the one a checkpoint folder remembers.
+        """Open the run, or continue the one a folder remembers.
 
         Args:
             run_id_file: where the run's id is kept from its beginning, so that a resumed training continues its run.
@@ -85,9 +127,19 @@ class Tracker:
         run_id = run_id_file.read_text(encoding="utf-8").strip() if run_id_file.exists() else None
         self._say(start={**run, "run_id": run_id})
 
+    def wait_for_run_id(self) -> str | None:
+        """The run's id once the store has given it; None without tracking."""
+        if not self._failed:
+            self._known.wait(END_SECONDS)
+        return self.run_id
+
     def metrics(self, values: dict[str, float], step: int) -> None:
         """Log figures at an optimizer step, stamped with the present time."""
         self._say(metrics=values, step=step, timestamp=int(time.time() * 1000))
+
+    def annotate(self, run_id: str, tags: dict[str, str], metrics: dict[str, float]) -> None:
+        """Add tags and final figures to another run of the same store, one that has ended."""
+        self._say(annotate=run_id, tags=tags, values=metrics)
 
     def artifact(self, path: Path, folder: str | None = None) -> None:
         """Store a file, or a whole folder, under the run."""
@@ -106,43 +158,41 @@ class Tracker:
         """
         self._say(model=str(folder.resolve()), columns=text)
 
-    def end(self, status: str) -> None:
-        """Close the run as FINISHED, FAILED or KILLED and wait until all is stored; once."""
+    def register(self, run_id: str, folder: Path, text: list[str], name: str, alias: str) -> None:
+        """Store another run's model as `model` does and make it a version of a registered model, under an alias."""
+        self._say(register=run_id, model=str(folder.resolve()), columns=text, name=name, alias=alias)
+
+    def end(self, status: str, *, wait: bool = True) -> None:
+        """Close the run as FINISHED, FAILED or KILLED; once. With `wait`, return when all is stored."""
         if self._failed or self._ended:
             return
         self._say(end=status)
         self._ended = True
-        try:
-            self._process.stdin.close()
-            if self._process.wait(END_SECONDS):
-                self._fail("its process died")
-        except subprocess.TimeoutExpired:
-            self._process.kill()
+        if wait and not self._stored.wait(END_SECONDS):
             self._fail(f"not done after {END_SECONDS} s")
-        except OSError as error:
-            self._fail(str(error))
-        self._reader.join(timeout=10)
+        if self._own_line:
+            self._line.close()
+
+    def hear(self, message: dict[str, Any]) -> None:
+        """Take a reply from the line."""
+        if "run_id" in message:
+            self.run_id = message["run_id"]
+            try:
+                write_text(self._run_id_file, self.run_id)
+            except OSError as error:
+                print(f"tracking: {error}; a resumed training will start another run", flush=True)
+        elif "error" in message and not self._stored.is_set():
+            self._fail(message["error"])
+            self._stored.set()
+        elif "ended" in message:
+            self._stored.set()
+        self._known.set()
 
     def _say(self, **message: Any) -> None:
-        if self._failed:
-            return
-        try:
-            self._process.stdin.write(json.dumps(message) + "\n")
-            self._process.stdin.flush()
-        except (OSError, ValueError) as error:
-            self._fail(str(error))
-
-    def _listen(self) -> None:
-        for line in self._process.stdout:
-            message = json.loads(line)
-            if "run_id" in message:
-                self.run_id = message["run_id"]
-                try:
-                    write_text(self._run_id_file, self.run_id)
-                except OSError as error:
-                    print(f"tracking: {error}; a resumed training will start another run", flush=True)
-            if "error" in message:
-                self._fail(message["error"])
+        if not self._failed:
+            problem = self._line.say({**message, "of": self._number})
+            if problem:
+                self._fail(problem)
 
     def _fail(self, reason: str) -> None:
         if not self._failed:

@@ -14,6 +14,8 @@ import socket
 import sys
 import threading
 import warnings
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -148,8 +150,35 @@ def _log_datasets(client: Any, run_id: str, datasets: list[dict[str, Any]]) -> N
     client.log_inputs(run_id, inputs)
 
 
-def log_model(run_id: str, folder: str, text: list[str]) -> None:
-    """Log a Hugging Face folder as the run's `model`: a pyfunc made of code, so that no pickle is involved."""
+def annotate(client: Any, run_id: str, tags: dict[str, str], metrics: dict[str, float]) -> None:
+    """Add tags and figures to a run, whatever its status; figures that are equal already stay single."""
+    known = client.get_run(run_id).data.metrics
+    for key, value in tags.items():
+        client.set_tag(run_id, key, value)
+    for key, value in metrics.items():
+        if known.get(key) != value:
+            client.log_metric(run_id, key, value)
+
+
+def register(client: Any, run_id: str, folder: str, text: list[str], name: str, alias: str) -> None:
+    """Log a run's model and register it as a new version of `name`, which `alias` then points to; once a run."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        if client.get_model_version_by_alias(name, alias).run_id == run_id:
+            return
+    except MlflowException:  # no such model or alias yet
+        pass
+    version = log_model(run_id, folder, text, name)
+    client.set_registered_model_alias(name, alias, version)
+
+
+def log_model(run_id: str, folder: str, text: list[str], registered_name: str | None = None) -> str | None:
+    """Log a Hugging Face folder as the run's `model`: a pyfunc made of code, so that no pickle is involved.
+
+    Returns:
+        the version it has under `registered_name`.
+    """
     import mlflow
     from mlflow.models import ModelSignature
     from mlflow.types.schema import ColSpec, DataType, Schema
@@ -162,14 +191,16 @@ def log_model(run_id: str, folder: str, text: list[str]) -> None:
         outputs=Schema([ColSpec(DataType.string, "label"), *scores]),
     )
     with mlflow.start_run(run_id=run_id):
-        mlflow.pyfunc.log_model(
+        logged = mlflow.pyfunc.log_model(
             name="model",
+            registered_model_name=registered_name,
             python_model=str(Path(__file__).with_name("served_model.py")),
             artifacts={"model": folder},
             signature=signature,
             pip_requirements=[f"{name}=={_version(name)}" for name in ("mlflow", "torch", "transformers", "pandas")],
             model_config={"text": text},
         )
+    return logged.registered_model_version
 
 
 def _version(package: str) -> str:
@@ -202,25 +233,31 @@ def _first_line(error: BaseException) -> str:
 
 
 class _Keeper:
-    """The other side of `tracker.Tracker`: takes its messages one by one and writes them down."""
+    """The other side of one `tracker.Tracker`: takes its messages one by one and writes them down."""
 
-    def __init__(self) -> None:
+    def __init__(self, number: int) -> None:
+        self.number = number
         self.client: Any = None
         self.run_id = ""
         self.monitor: Any = None
         self.pending: list[Any] = []
+        self.ended = False
 
     def take(self, message: dict[str, Any]) -> None:
         from mlflow.entities import Metric
 
         if "start" in message:
             self.client, self.run_id, self.monitor = open_run(**message["start"])
-            _reply(run_id=self.run_id)
+            _reply(of=self.number, run_id=self.run_id)
         elif "metrics" in message:
             stamp, step = message["timestamp"], message["step"]
             self.pending += [Metric(key, value, stamp, step) for key, value in message["metrics"].items()]
             if len(self.pending) >= BATCH:
                 self.flush()
+        elif "annotate" in message:
+            annotate(self.client, message["annotate"], message["tags"], message["values"])
+        elif "register" in message:
+            register(self.client, message["register"], *(message[key] for key in ("model", "columns", "name", "alias")))
         elif "artifact" in message:
             log = self.client.log_artifacts if Path(message["artifact"]).is_dir() else self.client.log_artifact
             log(self.run_id, message["artifact"], message["folder"])
@@ -230,6 +267,7 @@ class _Keeper:
             self.client.log_text(self.run_id, message["text"], message["file"])
         elif "end" in message:
             self.close(message["end"])
+            _reply(of=self.number, ended=True)
 
     def flush(self) -> None:
         if self.pending:
@@ -237,19 +275,21 @@ class _Keeper:
             self.pending = []
 
     def close(self, status: str) -> None:
-        if self.client:
+        """End the run, if it was opened and is not ended yet."""
+        if self.client and not self.ended:
             self.flush()
             if self.monitor:
                 self.monitor.finish()
             self.client.set_terminated(self.run_id, status)
+        self.ended = True
 
 
-def _reply(**message: str) -> None:
+def _reply(**message: Any) -> None:
     print(json.dumps(message), file=sys.__stdout__, flush=True)
 
 
 def main() -> None:
-    """Serve one Tracker on standard input until it says end; a line that breaks off means it was killed."""
+    """Serve the Trackers at the other end of standard input; a run still open when the line breaks was killed."""
     for signum in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signum, signal.SIG_IGN)
     replies = os.fdopen(os.dup(1), "w")
@@ -263,30 +303,41 @@ def main() -> None:
         lines.put(None)
 
     threading.Thread(target=read, daemon=True).start()
-    keeper = _Keeper()
     try:
         import mlflow  # noqa: F401  # seconds long: now, while the training is starting up too
-
-        _serve(keeper, lines)
     except Exception as error:
-        _reply(error=_first_line(error))
+        _reply(of=None, error=_first_line(error))
         sys.exit(1)
+    _serve(lines)
 
 
-def _serve(keeper: _Keeper, lines: queue.Queue[str | None]) -> None:
+def _serve(lines: queue.Queue[str | None]) -> None:
+    keepers: dict[int, _Keeper] = {}
+    failed: set[int] = set()
+
+    def attempt(number: int, action: Callable[[], None]) -> None:
+        """One run's trouble is told once and leaves the others alone."""
+        if number not in failed:
+            try:
+                action()
+            except Exception as error:
+                failed.add(number)
+                _reply(of=number, error=_first_line(error))
+
     while True:
         try:
             line = lines.get(timeout=FLUSH_SECONDS)
         except queue.Empty:
-            keeper.flush()
+            for number, keeper in keepers.items():
+                attempt(number, keeper.flush)
             continue
         if line is None:
-            keeper.close("KILLED")
+            for number, keeper in keepers.items():
+                attempt(number, partial(keeper.close, "KILLED"))
             return
         message = json.loads(line)
-        keeper.take(message)
-        if "end" in message:
-            return
+        keeper = keepers.setdefault(message["of"], _Keeper(message["of"]))
+        attempt(keeper.number, partial(keeper.take, message))
 
 
 if __name__ == "__main__":
