@@ -11,6 +11,20 @@ class UserError(Exception):
     """A mistake in data, configuration or surroundings; its text says what, where and what to do."""
 
 
+class Diverged(UserError):
+    """A training whose loss is no longer a number.
+
+    Args:
+        text: what happened and what to do.
+        epochs: rows of the record until then, see `learn.history.History`.
+        steps: optimizer steps taken.
+    """
+
+    def __init__(self, text: str, epochs: list[dict[str, float]], steps: int):
+        super().__init__(text)
+        self.epochs, self.steps = epochs, steps
+
+
 class Interrupted(Exception):
     """A run ended early by a signal, with its state saved.
 

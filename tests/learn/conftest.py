@@ -35,12 +35,14 @@ def train(few: Path, tmp_path: Path) -> Callable[..., Any]:
         on_step: Callable[[dict[str, float]], None] = scratch.nothing,
         on_epoch: Callable[[dict[str, float]], None] = scratch.nothing,
         changes: dict[str, dict[str, Any]] | None = None,
+        until_epoch: int | None = None,
         **trainer: Any,
     ) -> Any:
         from tuneledger.learn.fit import fit
 
         module, batches = scratch.make_training(few, **(changes or {}))
         prepare(module)
-        return fit(module, batches, folder, 1, on_step, on_epoch, **{**scratch.TRAINER, **trainer})
+        settings = {**scratch.TRAINER, **trainer}
+        return fit(module, batches, folder, 1, on_step, on_epoch, until_epoch, **settings)
 
     return run

@@ -170,7 +170,7 @@ class Model:
 
 def checkpoints(folder: Path, **changes) -> Checkpoints:
     settings = {"metric": "val_loss", "mode": "min", "every_n_steps": 5, "patience": None, **changes}
-    return Checkpoints(folder, stop_signal=HeldSignals(), before_save=lambda: None, **settings)
+    return Checkpoints(folder, until_epoch=None, stop_signal=HeldSignals(), before_save=lambda: None, **settings)
 
 
 class TestSelection:

@@ -287,3 +287,18 @@ def test_the_seed_decides_the_weights(train, tmp_path, few):
 
     assert weights("a", 1) == weights("bb", 1)
     assert weights("c", 1) != weights("d", 2)
+
+
+class TestPause:
+    def test_paused_and_gone_on_with_ends_like_the_whole(self, train, tmp_path):
+        whole = train(max_epochs=3)
+        paused = train(tmp_path / "parts", max_epochs=3, until_epoch=1)
+        assert (len(paused.epochs), paused.ended) == (1, False)
+        again = train(tmp_path / "parts", max_epochs=3, until_epoch=1)  # nothing is left to do
+        assert (again.epochs, again.steps, again.ended) == (paused.epochs, paused.steps, False)
+        train(tmp_path / "parts", max_epochs=3, until_epoch=2)
+        ended = train(tmp_path / "parts", max_epochs=3, until_epoch=3)
+        assert (ended.epochs, ended.steps, ended.best_epoch) == (whole.epochs, whole.steps, whole.best_epoch)
+        assert ended.ended and whole.ended
+        weights = [(tmp_path / folder / "best" / "model.safetensors").read_bytes() for folder in ("run", "parts")]
+        assert weights[0] == weights[1]

@@ -65,6 +65,7 @@ class Checkpoints(pl.Callback):
         metric, mode: which epoch is best: `metric` as logged, or "epoch"; the earlier one of two equals.
         every_n_steps: optimizer steps between two saves inside an epoch.
         patience: epochs without a better one after which training stops; None: never.
+        until_epoch: the epoch after which training pauses, to be gone on with later; None: never.
         stop_signal: gives the number of a signal received since the start, or None.
         before_save: called before each save; raises if the state is not worth keeping.
     """
@@ -77,6 +78,7 @@ class Checkpoints(pl.Callback):
         mode: str,
         every_n_steps: int,
         patience: int | None,
+        until_epoch: int | None,
         stop_signal: HeldSignals,
         before_save: Callable[[], None],
     ):
@@ -88,13 +90,15 @@ class Checkpoints(pl.Callback):
         if every_n_steps < 1:
             raise UserError(f"trainer.checkpoint_every_n_steps = {every_n_steps}: give at least 1")
         self.folder, self.metric, self.mode, self.every = folder, metric, mode, every_n_steps
-        self.patience, self.stop_signal, self.before_save = patience, stop_signal, before_save
+        self.patience, self.until_epoch = patience, until_epoch
+        self.stop_signal, self.before_save = stop_signal, before_save
         self.best_value: float | None = None
         self.best_epoch = 0
         self.out_of_patience = False
+        self.epochs_done = 0
 
     def state_dict(self) -> dict[str, Any]:
-        names = ("best_value", "best_epoch", "out_of_patience")
+        names = ("best_value", "best_epoch", "out_of_patience", "epochs_done")
         return {name: getattr(self, name) for name in names}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -102,7 +106,8 @@ class Checkpoints(pl.Callback):
             setattr(self, name, value)
 
     def on_fit_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        trainer.should_stop = self.out_of_patience  # as restored from a checkpoint of the last epoch
+        # As restored from a checkpoint of the last epoch.
+        trainer.should_stop = self.out_of_patience or self._paused()
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self.stop_signal.install()  # over Lightning's handler, which ends a run without a checkpoint
@@ -137,6 +142,9 @@ class Checkpoints(pl.Callback):
         waited = trainer.current_epoch + 1 - self.best_epoch
         if self.patience is not None and waited >= self.patience:
             trainer.should_stop = self.out_of_patience = True
+        self.epochs_done = trainer.current_epoch + 1
+        if self._paused():
+            trainer.should_stop = True
         self._save(trainer)
         signum = self.stop_signal()
         if signum and trainer.current_epoch + 1 < trainer.max_epochs and not trainer.should_stop:
@@ -146,6 +154,9 @@ class Checkpoints(pl.Callback):
         if self.best_value is None:
             return True
         return value < self.best_value if self.mode == "min" else value > self.best_value
+
+    def _paused(self) -> bool:
+        return self.until_epoch is not None and self.epochs_done >= self.until_epoch
 
     def _save(self, trainer: pl.Trainer) -> None:
         self.before_save()

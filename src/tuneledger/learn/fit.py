@@ -40,6 +40,7 @@ class Fit:
         best_epoch: the epoch whose weights were kept, counted from 1.
         totals: what it took, see `Meter`.
         precision: as resolved from "auto".
+        ended: False if training paused after `until_epoch` and can go on.
     """
 
     steps: list[Row]
@@ -47,6 +48,7 @@ class Fit:
     best_epoch: int
     totals: dict[str, float]
     precision: str
+    ended: bool
 
 
 def fit(
@@ -56,6 +58,7 @@ def fit(
     seed: int,
     on_step: Callable[[Row], None],
     on_epoch: Callable[[Row], None],
+    until_epoch: int | None = None,
     *,
     max_epochs: int,
     accelerator: str,
@@ -74,12 +77,14 @@ def fit(
         folder: where checkpoints go; on return its best/ holds the selected epoch's model.
         seed: fixes dropout; the order of batches is fixed in `batches`.
         on_step, on_epoch: called with each row of the record as it is made.
+        until_epoch: pause after this epoch; the learning rate still follows the schedule of all `max_epochs`.
         select: {metric, mode} by which the epoch to keep is chosen.
         The other keywords are Lightning's own, except precision "auto" and `patience` (early stopping, epochs).
 
     Raises:
         Interrupted: a signal ended the training; the state is saved.
-        UserError: the loss is no longer a number, or a setting is out of range.
+        Diverged: the loss is no longer a number.
+        UserError: a setting is out of range.
     """
     if max_epochs < 1 or accumulate_grad_batches < 1:
         raise UserError("trainer.max_epochs and trainer.accumulate_grad_batches must be at least 1")
@@ -95,6 +100,7 @@ def fit(
             **bind(check_selection, "trainer.select", select),
             every_n_steps=checkpoint_every_n_steps,
             patience=patience,
+            until_epoch=until_epoch,
             stop_signal=stop_signal,
             before_save=history.flush,
         )
@@ -120,7 +126,8 @@ def fit(
         if checkpoint:
             print(f"going on from {checkpoint}", flush=True)
         _run(trainer, module, batches, checkpoint, stop_signal)
-    return Fit(history.steps, history.epochs, checkpoints.best_epoch, meter.totals, precision)
+    ended = checkpoints.out_of_patience or len(history.epochs) == max_epochs
+    return Fit(history.steps, history.epochs, checkpoints.best_epoch, meter.totals, precision, ended)
 
 
 def check_accelerator(accelerator: str) -> None:

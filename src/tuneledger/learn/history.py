@@ -12,7 +12,7 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 
-from tuneledger.errors import UserError
+from tuneledger.errors import Diverged, UserError
 from tuneledger.judge.intervals import wilson
 
 Row = dict[str, float]
@@ -74,15 +74,17 @@ class History(pl.Callback):
         """Bring pending losses over from the device.
 
         Raises:
-            UserError: one of them is no number; training cannot recover from that.
+            Diverged: one of them is no number; training cannot recover from that.
         """
         for step, epoch, lr, window in self._pending:
             total = sum(float(loss) * rows for loss, rows in window)
             rows = sum(rows for _, rows in window)
             if not math.isfinite(total):
-                raise UserError(
+                raise Diverged(
                     f"the loss became {total} at step {step} (epoch {epoch}, learning rate {lr:.3g}): "
-                    "lower optim.lr or raise optim.warmup; the last good checkpoint is kept"
+                    "lower optim.lr or raise optim.warmup; the last good checkpoint is kept",
+                    self.epochs,
+                    step,
                 )
             self._epoch_loss[0] += total
             self._epoch_loss[1] += rows
@@ -96,9 +98,11 @@ class History(pl.Callback):
         scores = {name: float(trainer.callback_metrics[name]) for name in ("val_loss", "accuracy", "f1")}
         if not math.isfinite(scores["val_loss"]):
             lr = self.steps[-1]["lr"]
-            raise UserError(
+            raise Diverged(
                 f"the validation loss became {scores['val_loss']} after step {trainer.global_step} "
-                f"(learning rate {lr:.3g}): lower optim.lr; the last good checkpoint is kept"
+                f"(learning rate {lr:.3g}): lower optim.lr; the last good checkpoint is kept",
+                self.epochs,
+                trainer.global_step,
             )
         low, high = wilson(round(scores["accuracy"] * self.validation_rows), self.validation_rows)
         row = {
