@@ -1,7 +1,7 @@
 VENV := .venv
-BIN := $(abspath $(VENV)/bin)
+BIN := $(VENV)/bin
 PYTHON ?= python3
-export PATH := $(BIN):$(PATH)
+export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup repro test lint ui

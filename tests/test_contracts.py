@@ -20,7 +20,15 @@ from tuneledger.conf import bind, compose, flatten, plain
 
 CONF = scratch.ROOT / "conf"
 SOURCE = scratch.ROOT / "src"
-STAGES: dict[str, dict[str, Any]] = yaml.safe_load((scratch.ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
+
+
+def stages(file: str) -> dict[str, dict[str, Any]]:
+    return yaml.safe_load((scratch.ROOT / file).read_text(encoding="utf-8"))["stages"]
+
+
+STAGES = stages("dvc.yaml")
+PICTURES = stages("pictures/dvc.yaml")
+ALL = {**STAGES, **{f"pictures/{name}": stage for name, stage in PICTURES.items()}}
 TRACKING = {"enabled", "uri", "experiment", "log_model", "system_metrics"}
 FED = {  # section -> module and function whose keyword-only arguments it is
     "data": "stages.prepare:prepare",
@@ -30,6 +38,8 @@ FED = {  # section -> module and function whose keyword-only arguments it is
     "loader": "learn.datamodule:Batches.__init__",
     "trainer": "learn.fit:fit",
     "cost": "ledger.price:price",
+    "descent": "explore.descent:check_descent",
+    "lr_find": "explore.ramp:ramp",
 }
 OPTIONS = [
     (folder.name, file.stem)
@@ -83,6 +93,11 @@ def test_params_yaml_is_what_conf_composes_to():
     assert flatten(plain(OmegaConf.load(file))) == flatten(compose())
 
 
+def stage_file(name: str) -> Path:
+    """The module of a stage of either dvc.yaml."""
+    return SOURCE / "tuneledger" / "stages" / f"{name.rpartition('/')[2]}.py"
+
+
 def module_file(name: str) -> Path | None:
     """The file of a first-party module or package, None for anything else."""
     path = SOURCE / Path(*name.split("."))
@@ -133,18 +148,18 @@ def outs(stage: dict[str, Any]) -> list[str]:
     return names(list(chain.from_iterable(stage.get(kind, []) for kind in ("outs", "metrics", "plots"))))
 
 
-@pytest.mark.parametrize("name", STAGES)
+@pytest.mark.parametrize("name", ALL)
 def test_deps_cover_every_module_that_the_stage_imports(name):
-    deps = [scratch.ROOT / dep for dep in names(STAGES[name]["deps"]) if dep.startswith("src/")]
-    needed = {file for file in closure(SOURCE / "tuneledger" / "stages" / f"{name}.py") if says_something(file)}
+    deps = [scratch.ROOT / dep for dep in names(ALL[name]["deps"]) if dep.startswith("src/")]
+    needed = {file for file in closure(stage_file(name)) if says_something(file)}
     missing = {file for file in needed if not any(file.is_relative_to(dep) for dep in deps)}
     assert {file.relative_to(scratch.ROOT).as_posix() for file in missing} == set()
 
 
-@pytest.mark.parametrize("name", STAGES)
+@pytest.mark.parametrize("name", ALL)
 def test_no_dep_on_code_that_the_stage_does_not_use(name):
-    used = closure(SOURCE / "tuneledger" / "stages" / f"{name}.py")
-    for dep in names(STAGES[name]["deps"]):
+    used = closure(stage_file(name))
+    for dep in names(ALL[name]["deps"]):
         path = scratch.ROOT / dep
         if dep.startswith("src/"):
             assert path.exists(), dep
@@ -152,15 +167,19 @@ def test_no_dep_on_code_that_the_stage_does_not_use(name):
             assert any(file.is_relative_to(path) for file in used) or path.name == "served_model.py", dep
 
 
-@pytest.mark.parametrize("name", STAGES)
+@pytest.mark.parametrize("name", ALL)
 def test_the_command_runs_the_stage_of_its_name_from_this_checkout(name):
-    assert STAGES[name]["cmd"].startswith(f"PYTHONPATH=src python -m tuneledger.stages.{name}")
-    assert (SOURCE / "tuneledger" / "stages" / f"{name}.py").exists()
+    assert ALL[name]["cmd"].startswith(f"PYTHONPATH=src python -m tuneledger.stages.{stage_file(name).stem}")
+    assert stage_file(name).exists()
 
 
 def test_every_stage_module_is_a_stage():
     modules = {file.stem for file in (SOURCE / "tuneledger" / "stages").glob("*.py")} - {"__init__"}
-    assert modules == set(STAGES)
+    assert modules == {*STAGES, *PICTURES}
+
+
+def test_picture_stages_run_in_the_project_root():
+    assert {stage["wdir"] for stage in PICTURES.values()} == {".."}
 
 
 def constants(tree: ast.Module) -> dict[str, Any]:
@@ -186,10 +205,10 @@ def sections_read(file: Path) -> set[str]:
     return found
 
 
-@pytest.mark.parametrize("name", [name for name in STAGES if name not in ("config", "train")])
+@pytest.mark.parametrize("name", [name for name in ALL if name not in ("config", "train")])
 def test_params_are_the_sections_that_the_stage_reads(name):
-    declared = {key.partition(".")[0] for key in names(STAGES[name].get("params", []))}
-    assert sections_read(SOURCE / "tuneledger" / "stages" / f"{name}.py") - {"tracking"} == declared
+    declared = {key.partition(".")[0] for key in names(ALL[name].get("params", []))}
+    assert sections_read(stage_file(name)) - {"tracking"} == declared
 
 
 def test_evaluate_declares_the_keys_it_reads():
@@ -217,14 +236,14 @@ def test_train_declares_every_section_that_decides_its_weights_or_its_record():
 
 
 def test_every_out_has_one_writer():
-    written = [Path(out) for stage in STAGES.values() for out in outs(stage)]
+    written = [Path(out) for stage in ALL.values() for out in outs(stage)]
     for one in written:
         assert [other for other in written if other.is_relative_to(one)] == [one]
 
 
 def test_every_dep_that_is_no_source_is_an_out_or_there():
-    written = {Path(out) for stage in STAGES.values() for out in outs(stage)}
-    for name, stage in STAGES.items():
+    written = {Path(out) for stage in ALL.values() for out in outs(stage)}
+    for name, stage in ALL.items():
         for dep in names(stage["deps"]):
             known = dep == "${data.path}" or (scratch.ROOT / dep).exists()
             assert known or any(out.is_relative_to(dep) for out in written), f"{name}: {dep}"

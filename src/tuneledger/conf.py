@@ -10,6 +10,7 @@ import hashlib
 import inspect
 import os
 import re
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +21,8 @@ from yaml import YAMLError
 
 from tuneledger.errors import UserError
 from tuneledger.paths import PARAMS, code_root
+
+COMPOSE = "python -m tuneledger.stages.config"  # `dvc repro` cannot: dvc.yaml takes data.path from params.yaml
 
 
 def conf_dir() -> Path:
@@ -54,13 +57,18 @@ def compose(overrides: list[str] | None = None) -> dict[str, Any]:
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
 
-    with composition_errors(), initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        return plain(hydra_compose("config", overrides=overrides or []))
+    overrides = overrides or []
+    with composition_errors(overrides), initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        return plain(hydra_compose("config", overrides=overrides))
 
 
 @contextmanager
-def composition_errors() -> Iterator[None]:
-    """Turn what Hydra raises for an unknown key, group or option into a UserError that names the nearest known key."""
+def composition_errors(overrides: list[str] | None = None) -> Iterator[None]:
+    """Turn what Hydra raises for an unknown key, group or option into a UserError that names the nearest known one.
+
+    Args:
+        overrides: what was asked for, for messages; None: the command line.
+    """
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
@@ -72,11 +80,37 @@ def composition_errors() -> Iterator[None]:
         text = str(error).split("\nConfig search path")[0].strip()
         unknown = re.match(r"Could not override '([^']+)'", text)
         if unknown:
-            near = difflib.get_close_matches(unknown[1], flatten(compose()), n=1)
-            text = f"unknown key {unknown[1]}" + (
-                f": did you mean {near[0]}?" if near else "; --cfg job lists all keys"
-            )
+            text = _unknown(unknown[1])
         raise UserError(text) from error
+    except ValueError as error:
+        if not str(error).startswith("Config group override"):
+            raise
+        raise UserError(_no_option(sys.argv[1:] if overrides is None else overrides)) from error
+
+
+def _unknown(name: str) -> str:
+    """What to say of a key, or of a group where the name has no dot, that there is not."""
+    settings = compose()
+    groups = [path.relative_to(conf_dir()).as_posix() for path in sorted(conf_dir().rglob("*")) if path.is_dir()]
+    groups.remove("hydra")  # holds groups, such as hydra/launcher
+    near = difflib.get_close_matches(name, flatten(settings) if "." in name else [*groups, *settings], n=1)
+    if near:
+        return f"unknown key {name}: did you mean {near[0]}?"
+    if "." in name:
+        return f"unknown key {name}; --cfg job lists all keys"
+    own = [group for group in groups if not group.startswith("hydra/")]
+    return f"unknown key {name}: there are the groups {', '.join(own)}; --cfg job lists the keys in them"
+
+
+def _no_option(overrides: list[str]) -> str:
+    """What to say where a group was given a number, a truth value or null, which Hydra takes for no option's name."""
+    for override in overrides:
+        group, _, value = override.lstrip("+~").partition("=")
+        options = sorted(file.stem for file in (conf_dir() / group).glob("*.yaml"))
+        if options and not set(value.split(",")) <= set(options):
+            none = f"; for none of them ~{group}" if value == "null" else ""
+            return f"{group}={value}: the group {group} has the options {', '.join(options)}{none}"
+    return "a group's option that reads as a number or a truth value must be quoted, as in 'tracking=\"off\"'"
 
 
 def plain(config: Any) -> dict[str, Any]:
@@ -111,11 +145,11 @@ def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 def read_params(*sections: str, path: Path = PARAMS) -> dict[str, Any]:
     """The named top-level sections of params.yaml, and only those: a stage sees what it declares."""
     if not path.exists():
-        raise UserError(f"{path} is missing: run `dvc repro` in the project root, which composes it from conf/")
+        raise UserError(f"{path} is missing: run `{COMPOSE}` in the project root, which composes it from conf/")
     params = load_yaml(path)
     missing = [name for name in sections if name not in params]
     if missing:
-        raise UserError(f"{path} has no section {', '.join(missing)}: run `dvc repro config`")
+        raise UserError(f"{path} has no section {', '.join(missing)}: delete it and run `{COMPOSE}`")
     return {name: params[name] for name in sections}
 
 

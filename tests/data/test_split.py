@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tuneledger.data.split import allot, connected, resplit
+from tuneledger.data.split import allot, apart, connected, resplit
 from tuneledger.errors import UserError
 
 THREE = {"train": 0.7, "validation": 0.15, "test": 0.15}
@@ -67,6 +67,26 @@ def test_connected_follows_chains_in_either_column():
     rows = pd.DataFrame({"text_a": ["a", "b", "c ", "x"], "text_b": ["b", "C", "d", "y"]})
     groups = connected(rows)
     assert groups[0] == groups[1] == groups[2] != groups[3]
+
+
+def test_apart_takes_out_what_holds_a_sentence_of_test_and_nothing_else():
+    rows = pd.DataFrame(
+        {"text_a": ["a", "b", "c", "T ", "x"], "text_b": ["b", "t", "b", "d", "y"], "label": list("01001")}
+    )
+    test = pd.DataFrame({"text_a": ["t"], "text_b": ["u"], "label": ["1"]})
+    assert apart(pd.concat([rows, rows]), test)["text_a"].tolist() == ["a", "c", "x"] * 2
+
+
+def test_apart_refuses_to_leave_a_class_too_few_rows():
+    rows = pd.DataFrame({"text_a": list("abcdef"), "label": list("yynnnn")})
+    with pytest.raises(UserError) as caught:
+        apart(rows, rows[1:2])
+    assert str(caught.value) == (
+        "data.split=grouped leaves 1 of 2 row(s) of class 'y' for train and validation: the others share a sentence "
+        "with the given test split; set data.test_fraction above 0, which draws test anew"
+    )
+    with pytest.raises(UserError, match="leaves 0 of 2 "):
+        apart(rows, rows)
 
 
 def test_a_large_group_goes_to_train_even_when_two_are_large():

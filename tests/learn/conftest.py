@@ -6,22 +6,6 @@ from typing import Any
 
 import pytest
 import scratch
-import torch
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Models this small only lose by more."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="session")
-def few(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """48 training pairs, 6 batches of 8, and 20 validation pairs."""
-    return scratch.tokenized(tmp_path_factory.mktemp("few"), train=48, validation=20)
 
 
 @pytest.fixture

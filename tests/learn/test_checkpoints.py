@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tuneledger.errors import Interrupted, UserError
+from tuneledger.errors import Diverged, Interrupted, UserError
 from tuneledger.learn.checkpoints import (
     AtomicCheckpointIO,
     Checkpoints,
@@ -170,7 +170,7 @@ class Model:
 
 def checkpoints(folder: Path, **changes) -> Checkpoints:
     settings = {"metric": "val_loss", "mode": "min", "every_n_steps": 5, "patience": None, **changes}
-    return Checkpoints(folder, until_epoch=None, stop_signal=HeldSignals(), before_save=lambda: None, **settings)
+    return Checkpoints(folder, until_epoch=None, stop_signal=HeldSignals(), before_save=lambda module: None, **settings)
 
 
 class TestSelection:
@@ -268,6 +268,35 @@ class TestLossThatIsNoNumber:
         train(tmp_path / "whole", changes=changes, **settings)
         train(changes=changes, **settings)
         assert weights(tmp_path / "run") == weights(tmp_path / "whole")
+
+    @pytest.mark.parametrize(("step", "saved"), [(4, 2), (6, 4), (10, 8)])
+    def test_neither_are_weights_kept_that_a_step_has_spoilt_after_a_good_loss(self, train, tmp_path, step, saved):
+        """Step 6 ends an epoch, which 4 and 10 do not; only a row of the embeddings, that no validation row uses."""
+
+        def prepare(module) -> None:
+            seen = {"gradients": 0}
+
+            def spoil_unused(gradient: torch.Tensor) -> torch.Tensor:
+                seen["gradients"] += 1
+                if seen["gradients"] == step:
+                    gradient[1] = float("inf")
+                return gradient
+
+            module.model.bert.embeddings.word_embeddings.weight.register_hook(spoil_unused)
+
+        epoch = 1 if step < 7 else 2
+        expected = (
+            rf"^the norm of the weights became nan at step {step} \(epoch {epoch}, learning rate 0\.001\): "
+            r"lower optim\.lr or raise optim\.warmup; the last good checkpoint is kept$"
+        )
+        settings = {"checkpoint_every_n_steps": 2, "max_epochs": 2, "gradient_clip_val": None}
+        with pytest.raises(Diverged, match=expected) as stop:
+            train(prepare=prepare, changes={"optim": {"warmup": 0, "schedule": "constant"}}, **settings)
+        assert (stop.value.steps, len(stop.value.epochs)) == (step, step // 6)
+        kept = torch.load(tmp_path / "run" / "last.ckpt", weights_only=True)
+        assert kept["global_step"] == saved
+        assert all(bool(value.isfinite().all()) for value in kept["state_dict"].values())
+        assert (tmp_path / "run" / "best").exists() == (step > 6)
 
     def test_also_where_only_the_validation_loss_is_none(self, train, tmp_path):
         def prepare(module) -> None:

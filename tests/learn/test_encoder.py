@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tuneledger.errors import UserError
-from tuneledger.learn.encoder import count_parameters, load_encoder
+from tuneledger.learn.encoder import check_tokens, count_parameters, load_encoder
 
 PRETRAINED = {**scratch.TINY_MODEL, "architecture": None}
 
@@ -171,6 +171,31 @@ class TestRefused:
         model = {**scratch.TINY_MODEL, "architecture": {"hidden_size": 33, "num_attention_heads": 2}}
         with pytest.raises(UserError, match=r"model\.architecture"):
             load_encoder(["0", "1"], **model)
+
+
+class TestCheckTokens:
+    @pytest.fixture(scope="class")
+    def encoder(self):
+        architecture = {**scratch.TINY_MODEL["architecture"], "max_position_embeddings": 64, "vocab_size": 1000}
+        return load_encoder(["0", "1"], **{**scratch.TINY_MODEL, "architecture": architecture})
+
+    def test_what_the_model_can_just_take(self, encoder):
+        check_tokens(encoder, max_length=64, vocabulary=1000)
+        encoder(input_ids=torch.full((1, 64), 999))
+
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            ({"max_length": 65}, r"^tokenizer\.max_length = 65, but the model takes at most 64 tokens: .*model\.path"),
+            (
+                {"vocabulary": 1001},
+                r"^tokenizer\.path names a tokenizer with 1001 token ids, .* has embeddings for 1000: ",
+            ),
+        ],
+    )
+    def test_one_more_is_refused(self, encoder, change, message):
+        with pytest.raises(UserError, match=message):
+            check_tokens(encoder, **{"max_length": 64, "vocabulary": 1000, **change})
 
 
 def test_count_parameters():

@@ -13,7 +13,8 @@ import torch
 
 from tuneledger.errors import Interrupted, UserError
 from tuneledger.learn.datamodule import to_tensors
-from tuneledger.learn.fit import _run, resolve_precision
+from tuneledger.learn.fit import _run
+from tuneledger.learn.trainer import resolve_precision
 from tuneledger.text.batches import TokenizedSplit, training_batches
 
 NO_DROPOUT = {"model": {"dropout": 0.0}}
@@ -67,8 +68,8 @@ class TestPrecision:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"max_epochs": 0}, r"^trainer\.max_epochs and trainer\.accumulate_grad_batches must be at least 1$"),
-        ({"accumulate_grad_batches": 0}, r"^trainer\.max_epochs and trainer\.accumulate_grad_batches must be"),
+        ({"max_epochs": 0}, r"^trainer\.max_epochs = 0: give at least 1$"),
+        ({"accumulate_grad_batches": 0}, r"^trainer\.accumulate_grad_batches = 0: give at least 1$"),
         ({"precision": "half"}, r"^trainer\.precision = half: choose"),
         ({"log_every_n_steps": 0}, r"^trainer\.log_every_n_steps = 0: give at least 1$"),
         ({"checkpoint_every_n_steps": 0}, r"^trainer\.checkpoint_every_n_steps = 0: give at least 1$"),

@@ -7,6 +7,7 @@ import pytest
 import scratch
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers.utils import logging as transformers_logging
 
 from tuneledger.learn.encoder import load_encoder
 from tuneledger.learn.predict import predict
@@ -47,6 +48,13 @@ def test_logits_are_those_of_each_row_alone_in_row_order(model, few, batch_size)
     assert found.dtype == np.float32
     assert found.shape == (20, 3)
     np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_a_log_gets_no_progress_bar(model, few, capfd):
+    transformers_logging.enable_progress_bar()
+    predict(model, few / "validation.arrow", batch_size=8)
+    said = capfd.readouterr()
+    assert (said.out, said.err) == ("", "")
 
 
 def test_twice_the_same(model, few):

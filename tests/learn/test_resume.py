@@ -31,8 +31,9 @@ def train(tokens: Path, folder: Path, step: Synchronized, accumulate: int, preci
     (folder / "record.txt").write_text(repr((result.steps, result.epochs, result.best_epoch)))
 
 
-def outcome(folder: Path) -> tuple[bytes, str]:
-    return (folder / "best" / "model.safetensors").read_bytes(), (folder / "record.txt").read_text()
+def outcome(folder: Path) -> tuple[bytes, str, list[bytes]]:
+    validation = [(folder / "validation" / f"epoch-{epoch}.npz").read_bytes() for epoch in (1, 2, 3)]
+    return (folder / "best" / "model.safetensors").read_bytes(), (folder / "record.txt").read_text(), validation
 
 
 @pytest.fixture(scope="module")

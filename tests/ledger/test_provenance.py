@@ -44,7 +44,15 @@ class TestGitCommit:
             scratch.git(repository, "add", "code.py")
         assert git_commit(repository) == (head(repository), True)
 
-    def test_what_the_pipeline_writes_and_new_files_are_not(self, repository):
+    @pytest.mark.parametrize("name", ["data/raw/files/train.csv", "conf/model/x.yaml", "src/tuneledger/new.py"])
+    def test_a_new_input_is_dirt_unless_it_is_ignored(self, repository, name):
+        (repository / name).parent.mkdir(parents=True)
+        (repository / name).write_text("new\n")
+        assert git_commit(repository) == (head(repository), True)
+        (repository / ".gitignore").write_text(f"/{name}\n")
+        assert git_commit(repository) == (head(repository), False)
+
+    def test_what_the_pipeline_writes_and_other_new_files_are_not(self, repository):
         (repository / "dvc.lock").write_text("stages: {}\n")
         (repository / "results" / "train" / "metrics.json").write_text("2\n")
         (repository / "new.txt").write_text("new\n")

@@ -19,6 +19,7 @@ import scratch
 
 from tuneledger.errors import UserError
 from tuneledger.ledger.tracker import Tracker, check_tracking
+from tuneledger.ledger.tracking import SAMPLING_SECONDS
 
 LONG = "x" * 7000
 GONE = "0" * 32  # the id of a run that was deleted since
@@ -135,6 +136,16 @@ def test_a_run_keeps_params_metrics_tags_lineage_and_files_and_can_be_continued(
     assert (artifacts / "config" / "params.yaml").read_text() == "seed: 1\n"
 
 
+def test_a_run_of_a_few_seconds_has_system_metrics(root, tmp_path):
+    tracker = Tracker(True)
+    tracker.start(tmp_path / "run_id", **{**RUN, "params": {}, "system_metrics": True})
+    tracker.wait_for_run_id()
+    time.sleep(2 * SAMPLING_SECONDS)
+    tracker.end("FINISHED")
+    keys = {key for (key,) in rows(root, "select key from metrics where run_uuid = ?", tracker.run_id)}
+    assert "system/cpu_utilization_percentage" in keys
+
+
 def test_a_killed_training_leaves_a_run_that_says_so(root, tmp_path):
     program = (
         "import pathlib, sys, time, json; sys.path.insert(0, sys.argv[1])\n"
@@ -220,6 +231,15 @@ class TestFailure:
         tracker.end("FINISHED")
         said = capfd.readouterr().out
         assert said.startswith("tracking failed (") and said.count("\n") == 1
+
+    def test_a_run_that_could_not_all_be_stored_says_failed_and_its_process_ends(self, root, tmp_path, capfd):
+        tracker = Tracker(True)
+        tracker.start(tmp_path / "run_id", **{**RUN, "params": {}})
+        tracker.artifact(tmp_path / "missing.txt")
+        tracker.end("FINISHED")
+        assert status(root, tracker.run_id) == "FAILED"
+        assert tracker._line.process.poll() is not None
+        assert capfd.readouterr().out.startswith("tracking failed (")
 
     def test_a_run_id_that_cannot_be_kept(self, root, tmp_path, capfd):
         (tmp_path / "file").write_text("in the way")

@@ -13,7 +13,7 @@ FILES = {
     "data/tokenized": {"train.arrow", "validation.arrow", "test.arrow", "meta.json", "tokenizer"},
     "models/best": {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"},
     "results/prepare": {"audit.json"},
-    "results/train": {"epochs.csv", "steps.csv", "metrics.json", "cost.json", "run.json"},
+    "results/train": {"epochs.csv", "steps.csv", "validation.npz", "metrics.json", "cost.json", "run.json"},
     "results/eval": {
         "metrics.json", "cost.json", "slices.csv", "confusion.csv", "calibration.csv", "predictions.parquet",
     },
@@ -60,6 +60,14 @@ def test_dvc_shows_metrics_parameters_and_plots(finished: Path):
     plots = scratch.run(finished, "dvc", "plots", "show", "--json").stdout
     for name in ("Loss by epoch", "results/eval/confusion.csv", "reports/figures/loss.svg"):
         assert name in plots or name.replace("/", "_") in plots
+    # Without an x and y of its own DVC draws a file's last column by the number of its line.
+    drawn = json.loads(plots)["data"]
+    for name, field in {
+        "train/steps.csv": "loss",
+        "train/epochs.csv": "val_loss",
+        "eval/slices.csv": "accuracy",
+    }.items():
+        assert f'"field": "{field}"' in json.dumps(drawn[f"results/{name}"][0]["content"])
 
 
 def test_evaluation_agrees_with_training_on_what_both_know(finished: Path):
@@ -90,7 +98,9 @@ def test_the_run_holds_everything(finished: Path, client):
     epochs = [entry.value for entry in client.get_metric_history(run_id, "val_loss")]
     assert len(epochs) == load(finished, "results/train/metrics.json")["epochs"]
     assert run.data.metrics["best_accuracy"] == load(finished, "results/train/metrics.json")["accuracy"]
-    assert {"train_loss", "f1", "lr", "cost/fit_seconds", "cost/flops"} <= set(run.data.metrics)
+    assert {"train_loss", "f1", "lr", "cost/fit_seconds", "cost/evaluate_seconds", "cost/flops"} <= set(
+        run.data.metrics
+    )
     tags = run.data.tags
     assert len(tags["mlflow.source.git.commit"]) == 40
     assert tags["git.dirty"] == "true"  # conf/config.yaml was edited and not committed

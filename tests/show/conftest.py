@@ -35,7 +35,8 @@ def results() -> Results:
             "splits": {"train": split, "test": split},
             "duplicates_across_splits": 0,
             "contradictions": {"count": 0, "examples": []},
-            "shared_with_train": {"test": {"rows": 11, "sentences": 12}},
+            "left_out": 0,
+            "shared_sentences": {"test": {"train": {"rows": 11, "sentences": 12}}},
         },
         epochs=pd.DataFrame(
             {

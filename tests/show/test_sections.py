@@ -83,11 +83,22 @@ def test_audit_table(results):
     assert ["Rows sharing a text with train", "–", "11"] in lines
 
 
+def test_audit_table_compares_all_splits(results):
+    splits = dict.fromkeys(("train", "validation", "test"), results.audit["splits"]["train"])
+    shared = {"validation": {"train": {"rows": 0}}, "test": {"train": {"rows": 1}, "validation": {"rows": 2}}}
+    _, lines = sections.audit_table(results.audit | {"splits": splits, "shared_sentences": shared})
+    assert lines[-2:] == [
+        ["Rows sharing a text with train", "–", "0", "1"],
+        ["Rows sharing a text with validation", "–", "–", "2"],
+    ]
+
+
 def test_audit_sentences():
     examples = [[{"source": "a.tsv:2", "label": "0"}, {"source": "b.tsv:9", "label": "1"}]]
-    audit = {"duplicates_across_splits": 5, "contradictions": {"count": 1, "examples": examples}}
+    audit = {"duplicates_across_splits": 5, "left_out": 12, "contradictions": {"count": 1, "examples": examples}}
     assert sections.audit_sentences(audit) == [
         "5 examples occur in more than one split.",
+        "12 rows that share a text with the given test split were left out.",
         "1 examples carry different labels, first a.tsv:2 (label 0) and b.tsv:9 (label 1).",
     ]
 

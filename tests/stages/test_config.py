@@ -7,7 +7,7 @@ import scratch
 from omegaconf import OmegaConf
 
 from tuneledger.errors import UserError
-from tuneledger.stages.config import differences, update
+from tuneledger.stages.config import check, differences, update
 
 OLD = {"optim": {"lr": 1e-4, "betas": [0.9, 0.99]}, "seed": 1, "conf_sha": "one"}
 
@@ -66,6 +66,29 @@ class TestUpdate:
         )
         with pytest.raises(UserError, match=expected):
             update(OLD, new, "odd-name")
+
+
+class TestCheck:
+    @pytest.mark.parametrize(
+        ("data", "message"),
+        [
+            ({"path": None}, "data.path = None: must name the folder with the data, as in data/raw/twins"),
+            ({"path": ""}, "data.path = : must name the folder with the data, as in data/raw/twins"),
+            ({"path": 2024}, "data.path = 2024: must name the folder with the data, as in data/raw/twins"),
+            ({"format": "files"}, "data.path = None: must name the folder with the data, as in data/raw/twins"),
+            ({"path": "data/gone"}, "data.path = data/gone: no such file or folder"),
+            ({"path": "~"}, "data.path = ~: no such file or folder"),
+            ({"path": "~nobody/x"}, "data.path = ~nobody/x: no such file or folder"),
+        ],
+    )
+    def test_a_data_path_that_leads_nowhere(self, data, message):
+        with pytest.raises(UserError) as caught:
+            check({"data": data})
+        assert str(caught.value) == message
+
+    def test_no_data_at_all(self):
+        with pytest.raises(UserError, match=r"^data\.path = None: "):
+            check({})
 
 
 @pytest.fixture(scope="module")

@@ -13,6 +13,7 @@ from omegaconf import OmegaConf
 
 from tuneledger import paths
 from tuneledger.conf import bind
+from tuneledger.data.audit import summary
 from tuneledger.errors import UserError
 from tuneledger.stages.prepare import main, prepare
 
@@ -29,6 +30,18 @@ def write(folder: Path, name: str, rows: int, start: int = 0, header: str = "t\t
     """A file of `rows` texts, every fourth labelled yes."""
     lines = [f"text {n}\t{'yes' if n % 4 == 0 else 'no'}" for n in range(start, start + rows)]
     (folder / name).write_text("\n".join([header, *lines]) + "\n")
+
+
+def write_msr(folder: Path, name: str, numbers: range) -> None:
+    """A file of the original MRPC; rows with the same number share a sentence."""
+    head = "Quality\t#1 ID\t#2 ID\t#1 String\t#2 String\n"
+    lines = [f"{n % 2}\t{n}\t{n}\tleft {n}\t{name} {n}\n" for n in numbers]
+    (folder / name).write_text("\ufeff" + head + "".join(lines), encoding="utf-8", newline="\r\n")
+
+
+def overlaps(audited: dict) -> list[int]:
+    """Rows that share a sentence, for every two splits."""
+    return [shared["rows"] for others in audited["shared_sentences"].values() for shared in others.values()]
 
 
 def fault(**settings) -> str:
@@ -59,7 +72,7 @@ def test_twins_as_the_datasheet_says():
     }
     assert [part["label_counts"]["1"] for part in audited["splits"].values()] == [460, 100, 100]
     assert audited["duplicates_across_splits"] == audited["contradictions"]["count"] == 0
-    assert [shared["rows"] for shared in audited["shared_with_train"].values()] == [0, 0]
+    assert overlaps(audited) == [0, 0, 0]
     assert list(splits["test"]) == ["text_a", "text_b", "label", "source", "id", "domain", "kind"]
     assert splits["test"]["source"].iloc[0].endswith("data/raw/twins/test.tsv:2")
 
@@ -96,16 +109,53 @@ def test_no_test_file_and_fraction_zero_give_two_splits(tmp_path):
 
 
 def test_original_mrpc_files_get_a_validation_split_and_keep_their_test(tmp_path, capsys):
-    head = "Quality\t#1 ID\t#2 ID\t#1 String\t#2 String\n"
-    for name, rows in {"msr_paraphrase_train.txt": 40, "msr_paraphrase_test.txt": 4}.items():
-        lines = [f"{n % 2}\t{n}\t{n}\t{name} a{n}\t{name} b{n}\n" for n in range(rows)]
-        (tmp_path / name).write_text("\ufeff" + head + "".join(lines), encoding="utf-8", newline="\r\n")
+    write_msr(tmp_path, "msr_paraphrase_train.txt", range(40))
+    write_msr(tmp_path, "msr_paraphrase_test.txt", range(40, 44))
     splits, schema, audited = prepare(**MRPC, path=str(tmp_path))
     assert schema["splits"] == {"train": 30, "validation": 10, "test": 4}
     assert schema["text"] == ["sentence1", "sentence2"]
     assert audited["split"] == "stratified"
     assert all("msr_paraphrase_test.txt" in source for source in splits["test"]["source"])
     assert "drawing data.validation_fraction of train" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("glue", [False, True])
+def test_grouped_shares_no_sentence_with_a_test_file_that_is_kept(tmp_path, glue):
+    if glue:
+        write_msr(tmp_path, "train.tsv", range(30))
+        write_msr(tmp_path, "dev.tsv", range(20, 40))
+    else:
+        write_msr(tmp_path, "msr_paraphrase_train.txt", range(40))
+    write_msr(tmp_path, "msr_paraphrase_test.txt", range(28, 50))
+    _, schema, audited = prepare(**MRPC, split="grouped", path=str(tmp_path))
+    left_out = 14 if glue else 12
+    assert audited["split"] == "grouped"
+    assert audited["left_out"] == left_out
+    assert overlaps(audited) == [0, 0, 0]
+    assert audited["duplicates_across_splits"] == 0
+    assert schema["splits"]["test"] == 22
+    assert sum(schema["splits"].values()) == sum(source["rows"] for source in audited["sources"]) - left_out
+    assert any(f"{left_out} rows left out of train and validation" in line for line in summary(audited))
+
+
+def test_grouped_with_a_test_fraction_leaves_nothing_out(tmp_path):
+    write_msr(tmp_path, "msr_paraphrase_train.txt", range(40))
+    write_msr(tmp_path, "msr_paraphrase_test.txt", range(28, 50))
+    settings = MRPC | {"split": "grouped", "test_fraction": 0.25}
+    _, schema, audited = prepare(**settings, path=str(tmp_path))
+    assert audited["left_out"] == 0
+    assert overlaps(audited) == [0, 0, 0]
+    assert sum(schema["splits"].values()) == 62
+
+
+@pytest.mark.parametrize("name", ["split", "pair", "index", "level_0", "input_label", "rows"])
+def test_further_columns_may_have_any_name(tmp_path, name):
+    write(tmp_path, "a.tsv", 40, header=f"t\tl\t{name}")
+    lines = (tmp_path / "a.tsv").read_text().splitlines()
+    (tmp_path / "a.tsv").write_text("\n".join([lines[0], *(f"{line}\t{n % 2}" for n, line in enumerate(lines[1:]))]))
+    splits, schema, _ = prepare(**OWN, path=str(tmp_path))
+    assert schema["slices"] == [name]
+    assert list(splits["test"]) == ["text_a", "label", "source", name]
 
 
 @pytest.mark.parametrize("name", ["a.csv", "a.jsonl", "a.parquet"])

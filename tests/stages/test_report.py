@@ -69,7 +69,8 @@ def project(tmp_path, monkeypatch):
             "splits": {"test": PREPARED_SPLIT},
             "duplicates_across_splits": 0,
             "contradictions": {"count": 0, "examples": []},
-            "shared_with_train": {},
+            "left_out": 0,
+            "shared_sentences": {},
         },
     )
     monkeypatch.setattr(stage, "compose", lambda: CONF)

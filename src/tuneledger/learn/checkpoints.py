@@ -67,7 +67,7 @@ class Checkpoints(pl.Callback):
         patience: epochs without a better one after which training stops; None: never.
         until_epoch: the epoch after which training pauses, to be gone on with later; None: never.
         stop_signal: gives the number of a signal received since the start, or None.
-        before_save: called before each save; raises if the state is not worth keeping.
+        before_save: called with the module before each save; raises if its state is not worth keeping.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class Checkpoints(pl.Callback):
         patience: int | None,
         until_epoch: int | None,
         stop_signal: HeldSignals,
-        before_save: Callable[[], None],
+        before_save: Callable[[pl.LightningModule], None],
     ):
         check_selection(metric=metric, mode=mode)
         if patience is not None and patience < 1:
@@ -134,6 +134,7 @@ class Checkpoints(pl.Callback):
         value = float(epoch) if self.metric == "epoch" else float(trainer.callback_metrics[self.metric])
         if self._better(value):
             self.best_value, self.best_epoch = value, epoch
+            self.before_save(module)
             best = self.folder / BEST
             with disk_errors(best), replacing(best) as folder:
                 module.model.save_pretrained(folder)
@@ -159,7 +160,7 @@ class Checkpoints(pl.Callback):
         return self.until_epoch is not None and self.epochs_done >= self.until_epoch
 
     def _save(self, trainer: pl.Trainer) -> None:
-        self.before_save()
+        self.before_save(trainer.lightning_module)
         trainer.save_checkpoint(self.folder / LAST)
 
 

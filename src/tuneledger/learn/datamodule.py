@@ -110,8 +110,12 @@ class Batches(pl.LightningDataModule):
         return ResumableLoader(self.train, self.epoch_batches, collate_fn=self.collate)
 
     def val_dataloader(self) -> DataLoader:
-        batches = evaluation_batches(self.validation.lengths, self.eval_batch_size)
-        return DataLoader(self.validation, batch_sampler=batches, collate_fn=self.collate)
+        return DataLoader(self.validation, batch_sampler=self.validation_batches, collate_fn=self.collate)
+
+    @property
+    def validation_batches(self) -> list[np.ndarray]:
+        """Row numbers of each validation batch, in the order in which they come."""
+        return evaluation_batches(self.validation.lengths, self.eval_batch_size)
 
     def majority(self) -> tuple[str, float]:
         """The validation split's most frequent label and its share."""

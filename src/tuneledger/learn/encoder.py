@@ -10,6 +10,7 @@ from transformers.utils import logging as transformers_logging
 
 from tuneledger.errors import UserError
 from tuneledger.text.source import hub_errors, locate, verify
+from tuneledger.text.tokenize import positions
 
 HEADS = ("classifier.", "score.", "classification_head.")
 
@@ -111,6 +112,27 @@ def _set_dropout(config: Any, dropout: float | None) -> None:
     names = [name for name in config.to_dict() if name.endswith(("dropout", "dropout_prob")) or "_pdrop" in name]
     for name in names:
         setattr(config, name, dropout)
+
+
+def check_tokens(encoder: PreTrainedModel, *, max_length: int, vocabulary: int) -> None:
+    """Raise UserError unless the model takes the tokens that the data was cut into.
+
+    Args:
+        max_length: most tokens of an example.
+        vocabulary: number of token ids, from 0.
+    """
+    longest = positions(encoder.config)
+    if max_length > longest:
+        raise UserError(
+            f"tokenizer.max_length = {max_length}, but the model takes at most {longest} tokens: lower it, choose "
+            "another model.path, or raise model.architecture.max_position_embeddings where that is set"
+        )
+    known = encoder.get_input_embeddings().num_embeddings
+    if vocabulary > known:
+        raise UserError(
+            f"tokenizer.path names a tokenizer with {vocabulary} token ids, but the model of model.path has embeddings "
+            f"for {known}: use the model's own tokenizer, or raise model.architecture.vocab_size where that is set"
+        )
 
 
 def count_parameters(model: PreTrainedModel) -> dict[str, int]:

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 import signal
-import sys
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import lightning.pytorch as pl
-import torch
 
 from tuneledger.conf import bind
 from tuneledger.errors import Interrupted, UserError
@@ -26,9 +22,8 @@ from tuneledger.learn.datamodule import Batches
 from tuneledger.learn.history import History, Meter, Row
 from tuneledger.learn.interrupts import held_signals
 from tuneledger.learn.module import Classifier
-
-ACCELERATORS = ("auto", "cpu", "gpu")
-PRECISIONS = ("auto", "32-true", "bf16-mixed", "16-mixed")
+from tuneledger.learn.trainer import make_trainer
+from tuneledger.learn.validation import ValidationRecord
 
 
 @dataclass(frozen=True)
@@ -86,12 +81,8 @@ def fit(
         Diverged: the loss is no longer a number.
         UserError: a setting is out of range.
     """
-    if max_epochs < 1 or accumulate_grad_batches < 1:
-        raise UserError("trainer.max_epochs and trainer.accumulate_grad_batches must be at least 1")
-    if gradient_clip_val is not None and not gradient_clip_val > 0:
-        raise UserError(f"trainer.gradient_clip_val = {gradient_clip_val}: give a positive norm, or null")
-    check_accelerator(accelerator)
-    precision = resolve_precision(precision, accelerator)
+    if max_epochs < 1:
+        raise UserError(f"trainer.max_epochs = {max_epochs}: give at least 1")
     with held_signals() as stop_signal:
         history = History(len(batches.validation), every_n_steps=log_every_n_steps, on_step=on_step, on_epoch=on_epoch)
         meter = Meter()
@@ -104,59 +95,22 @@ def fit(
             stop_signal=stop_signal,
             before_save=history.flush,
         )
-        _quiet()
-        trainer = pl.Trainer(
+        trainer = make_trainer(
+            [StepSeeds(seed), history, meter, ValidationRecord(folder, batches), checkpoints],
             accelerator=accelerator,
-            devices=1,
-            max_epochs=max_epochs,
             precision=precision,
             accumulate_grad_batches=accumulate_grad_batches,
             gradient_clip_val=gradient_clip_val,
-            deterministic="warn",
-            num_sanity_val_steps=0,
-            logger=False,
-            enable_checkpointing=False,
-            enable_model_summary=False,
-            enable_progress_bar=sys.stderr.isatty(),
+            max_epochs=max_epochs,
             default_root_dir=folder,
             plugins=[AtomicCheckpointIO()],
-            callbacks=[StepSeeds(seed), history, meter, checkpoints],
         )
         checkpoint = resumable(folder)
         if checkpoint:
             print(f"going on from {checkpoint}", flush=True)
         _run(trainer, module, batches, checkpoint, stop_signal)
     ended = checkpoints.out_of_patience or len(history.epochs) == max_epochs
-    return Fit(history.steps, history.epochs, checkpoints.best_epoch, meter.totals, precision, ended)
-
-
-def check_accelerator(accelerator: str) -> None:
-    """Raise UserError for an accelerator that is unknown or not here."""
-    if accelerator not in ACCELERATORS:
-        raise UserError(f"trainer.accelerator = {accelerator}: choose {', '.join(ACCELERATORS)}")
-    if accelerator == "gpu" and not torch.cuda.is_available():
-        raise UserError("trainer.accelerator = gpu: torch finds none here; set auto or cpu, or install a CUDA build")
-
-
-def resolve_precision(precision: str, accelerator: str) -> str:
-    """ "auto" as bf16-mixed where the hardware multiplies in bf16 natively, else as 32-true.
-
-    Raises:
-        UserError: an unknown precision, or half precision without a GPU.
-    """
-    if precision not in PRECISIONS:
-        raise UserError(f"trainer.precision = {precision}: choose {', '.join(PRECISIONS)}")
-    gpu = accelerator != "cpu" and torch.cuda.is_available()
-    if precision == "16-mixed" and not gpu:
-        raise UserError("trainer.precision = 16-mixed needs a GPU: set bf16-mixed or 32-true")
-    if precision != "auto":
-        return precision
-    if gpu:
-        native = torch.cuda.is_bf16_supported(including_emulation=False)
-    else:
-        has = torch.cpu.get_capabilities()
-        native = has.get("avx512_bf16", False) or has.get("amx_bf16", False)
-    return "bf16-mixed" if native else "32-true"
+    return Fit(history.steps, history.epochs, checkpoints.best_epoch, meter.totals, trainer.precision, ended)
 
 
 def _run(
@@ -170,12 +124,3 @@ def _run(
         trainer.fit(module, datamodule=batches, ckpt_path=checkpoint, weights_only=True)
     except SystemExit:  # Lightning's own answer to SIGTERM (code 0!) and to a second Ctrl-C
         raise Interrupted(stop_signal() or signal.SIGTERM) from None
-
-
-def _quiet() -> None:
-    """Silence what Lightning says on every start and at every checkpoint; its warnings stay."""
-    logging.getLogger("lightning").setLevel(logging.WARNING)
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-    warnings.filterwarnings("ignore", message=".*in eval mode.*")
-    warnings.filterwarnings("ignore", message=".*treespec, LeafSpec.*")

@@ -11,6 +11,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
+from torch.nn.utils import get_total_norm
 
 from tuneledger.errors import Diverged, UserError
 from tuneledger.judge.intervals import wilson
@@ -70,8 +71,11 @@ class History(pl.Callback):
             if trainer.global_step % self.every == 0:
                 self.flush()
 
-    def flush(self) -> None:
+    def flush(self, module: pl.LightningModule | None = None) -> None:
         """Bring pending losses over from the device.
+
+        Args:
+            module: its weights are looked at as well. A loss is that before its step, whose gradients may be worse.
 
         Raises:
             Diverged: one of them is no number; training cannot recover from that.
@@ -92,6 +96,20 @@ class History(pl.Callback):
             if step % self.every == 0:
                 self.on_step(self.steps[-1])
         self._pending = []
+        if module is not None:
+            self._check_weights(module)
+
+    @torch.no_grad()
+    def _check_weights(self, module: pl.LightningModule) -> None:
+        norm = float(get_total_norm(list(module.parameters())))  # one number to bring over, not one a tensor
+        if not math.isfinite(norm):
+            last = self.steps[-1]
+            raise Diverged(
+                f"the norm of the weights became {norm} at step {last['step']} (epoch {last['epoch']}, learning rate "
+                f"{last['lr']:.3g}): lower optim.lr or raise optim.warmup; the last good checkpoint is kept",
+                self.epochs,
+                last["step"],
+            )
 
     def on_validation_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self.flush()

@@ -41,11 +41,13 @@ class Classifier(pl.LightningModule):
     def training_step(self, batch: dict[str, torch.Tensor], batch_idx: int) -> torch.Tensor:
         return self._step(batch)[0]
 
-    def validation_step(self, batch: dict[str, torch.Tensor], batch_idx: int) -> None:
+    def validation_step(self, batch: dict[str, torch.Tensor], batch_idx: int) -> torch.Tensor:
+        """Accumulate the scores; gives the logits, (rows, labels)."""
         loss, logits = self._step(batch)
         self.scores.update(logits.argmax(dim=-1), batch["labels"])
         self.log("val_loss", loss, on_epoch=True, batch_size=len(logits))
         self.log_dict(self.scores, on_epoch=True, batch_size=len(logits))
+        return logits
 
     def configure_optimizers(self) -> dict[str, Any]:
         # Not trainer.estimated_stepping_batches: it sets up the training loader before a checkpoint's loop state is

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers.utils import logging as transformers_logging
 
 from tuneledger.text.batches import TokenizedSplit, collate, evaluation_batches, restore_order
 
@@ -24,6 +25,7 @@ def predict(model_dir: Path, tokens: Path, *, batch_size: int, accelerator: str 
     Returns:
         float32 logits, (rows, labels), in row order.
     """
+    transformers_logging.disable_progress_bar()
     model = AutoModelForSequenceClassification.from_pretrained(
         model_dir, dtype=torch.float32, use_safetensors=True, local_files_only=True
     ).eval()

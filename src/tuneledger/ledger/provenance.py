@@ -16,10 +16,12 @@ from omegaconf import OmegaConf
 from tuneledger.paths import code_root
 
 WRITTEN_BY_DVC = ("dvc.lock", "results", "reports")
+INPUTS = ("src", "conf", "data/raw")
 
 
 def git_commit(root: Path) -> tuple[str | None, bool]:
-    """(commit, dirty): dirty if a tracked file differs from it other than those the pipeline itself writes.
+    """(commit, dirty): dirty if a tracked file differs from it other than those the pipeline itself writes, or if
+    there is a file among the pipeline's inputs that is neither tracked nor ignored.
 
     (None, False) outside git or before the first commit.
     """
@@ -27,7 +29,9 @@ def git_commit(root: Path) -> tuple[str | None, bool]:
     if not commit:
         return None, False
     others = [f":(exclude){path}" for path in WRITTEN_BY_DVC]
-    return commit, bool(_git(root, "status", "--porcelain", "--untracked-files=no", "--", ".", *others))
+    edited = _git(root, "status", "--porcelain", "--untracked-files=no", "--", ".", *others)
+    new = _git(root, "ls-files", "--others", "--exclude-standard", "--", *INPUTS)
+    return commit, bool(edited or new)
 
 
 def _git(root: Path, *arguments: str) -> str | None:

@@ -8,6 +8,8 @@ of runs: the trials of a sweep share it.
 
 from __future__ import annotations
 
+import atexit
+import functools
 import json
 import os
 import subprocess
@@ -40,11 +42,6 @@ class Line:
     def __init__(self) -> None:
         self._trackers: list[Tracker] = []
         environment = {**os.environ, "PYTHONPATH": str(code_root() / "src")}
-        # MLflow's defaults retry a server that is away for many minutes.
-        environment.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
-        environment.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
-        environment.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
-        environment.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
         self.process = subprocess.Popen(
             [sys.executable, "-m", "tuneledger.ledger.tracking"],
             stdin=subprocess.PIPE,
@@ -91,6 +88,14 @@ class Line:
             tracker.hear({"error": "its process died"})
 
 
+@functools.cache
+def shared_line() -> Line:
+    """This process's line for the runs of a sweep; closed when the process ends."""
+    line = Line()
+    atexit.register(line.close)
+    return line
+
+
 class Tracker:
     """One tracked run. No method raises: what goes wrong is printed once, and training goes on without tracking.
 
@@ -101,6 +106,7 @@ class Tracker:
 
     def __init__(self, enabled: bool, line: Line | None = None):
         self.run_id: str | None = None
+        self.experiment_id: str | None = None
         self._run_id_file: Path | None = None
         self._failed = not enabled
         self._ended = False
@@ -162,21 +168,25 @@ class Tracker:
         """Store another run's model as `model` does and make it a version of a registered model, under an alias."""
         self._say(register=run_id, model=str(folder.resolve()), columns=text, name=name, alias=alias)
 
+    def view(self, key: str, search: str, order_by: str, columns: list[str]) -> None:
+        """Keep a view of the runs table, see `tracking.share_view`."""
+        self._say(view=key, search=search, order_by=order_by, columns=columns)
+
     def end(self, status: str, *, wait: bool = True) -> None:
         """Close the run as FINISHED, FAILED or KILLED; once. With `wait`, return when all is stored."""
-        if self._failed or self._ended:
+        if self._ended:
             return
-        self._say(end=status)
         self._ended = True
-        if wait and not self._stored.wait(END_SECONDS):
+        self._say(end=status)
+        if wait and not self._failed and not self._stored.wait(END_SECONDS):
             self._fail(f"not done after {END_SECONDS} s")
-        if self._own_line:
+        if self._own_line and self._line:
             self._line.close()
 
     def hear(self, message: dict[str, Any]) -> None:
         """Take a reply from the line."""
         if "run_id" in message:
-            self.run_id = message["run_id"]
+            self.run_id, self.experiment_id = message["run_id"], message["experiment_id"]
             try:
                 write_text(self._run_id_file, self.run_id)
             except OSError as error:

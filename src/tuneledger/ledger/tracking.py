@@ -15,6 +15,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ import psutil
 from tuneledger.paths import store_root
 
 FLUSH_SECONDS = 2.0
+SAMPLING_SECONDS = 2.0  # of system metrics: MLflow's own 10 leave a run shorter than that without any
 BATCH = 500  # metrics in one call; MLflow takes 1000
 PARAMS = 100  # parameters in one call, MLflow's limit
 PARAM_LENGTH = 6000  # characters of a parameter's value, MLflow's limit
@@ -40,7 +42,7 @@ def connect(uri: str | None, experiment: str) -> tuple[Any, str]:
     A lock spans both, because several processes creating the tables of a fresh SQLite file crash each other. For
     the project's own store, artifacts get an explicit place under mlruns/.
     """
-    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")  # read when mlflow is imported
+    _calm_mlflow()
     from filelock import FileLock
     from mlflow import MlflowClient, set_tracking_uri
 
@@ -59,6 +61,14 @@ def connect(uri: str | None, experiment: str) -> tuple[Any, str]:
         # The tag by which MLflow's UI shows training runs and charts, not its pages for prompts and agents.
         kind = {"mlflow.experimentKind": "custom_model_development"}
         return client, client.create_experiment(experiment, artifact_location=location, tags=kind)
+
+
+def _calm_mlflow() -> None:
+    """Defaults that MLflow reads from the environment when it is imported or first used."""
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # its own retry an absent server for four minutes
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
+    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 
 
 def open_run(
@@ -98,7 +108,7 @@ def open_run(
     if system_metrics:
         from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
-        monitor = SystemMetricsMonitor(run_id, resume_logging=True)
+        monitor = SystemMetricsMonitor(run_id, sampling_interval=SAMPLING_SECONDS, resume_logging=True)
         monitor.start()
     return client, run_id, monitor
 
@@ -158,6 +168,19 @@ def annotate(client: Any, run_id: str, tags: dict[str, str], metrics: dict[str, 
     for key, value in metrics.items():
         if known.get(key) != value:
             client.log_metric(run_id, key, value)
+
+
+def share_view(client: Any, run_id: str, key: str, search: str, order_by: str, columns: list[str]) -> None:
+    """Keep a view of the runs table with a run's experiment; MLflow's UI shows it at `?viewStateShareKey=<key>`.
+
+    Args:
+        search: which runs, in MLflow's search syntax.
+        order_by: column to sort by, highest first.
+        columns: shown ones, as "params.`optim.lr`".
+    """
+    view = {"searchFilter": search, "orderByKey": order_by, "orderByAsc": False, "selectedColumns": columns}
+    experiment_id = client.get_run(run_id).info.experiment_id
+    client.set_experiment_tag(experiment_id, f"mlflow.sharedViewState.{key}", json.dumps(view))
 
 
 def register(client: Any, run_id: str, folder: str, text: list[str], name: str, alias: str) -> None:
@@ -248,7 +271,8 @@ class _Keeper:
 
         if "start" in message:
             self.client, self.run_id, self.monitor = open_run(**message["start"])
-            _reply(of=self.number, run_id=self.run_id)
+            experiment_id = self.client.get_run(self.run_id).info.experiment_id
+            _reply(of=self.number, run_id=self.run_id, experiment_id=experiment_id)
         elif "metrics" in message:
             stamp, step = message["timestamp"], message["step"]
             self.pending += [Metric(key, value, stamp, step) for key, value in message["metrics"].items()]
@@ -256,6 +280,8 @@ class _Keeper:
                 self.flush()
         elif "annotate" in message:
             annotate(self.client, message["annotate"], message["tags"], message["values"])
+        elif "view" in message:
+            share_view(self.client, self.run_id, *(message[key] for key in ("view", "search", "order_by", "columns")))
         elif "register" in message:
             register(self.client, message["register"], *(message[key] for key in ("model", "columns", "name", "alias")))
         elif "artifact" in message:
@@ -274,6 +300,11 @@ class _Keeper:
             self.client.log_batch(self.run_id, metrics=self.pending)
             self.pending = []
 
+    def abandon(self) -> None:
+        """End the run as FAILED after something in it could not be stored; what is pending is lost."""
+        self.pending = []
+        self.close("FAILED")
+
     def close(self, status: str) -> None:
         """End the run, if it was opened and is not ended yet."""
         if self.client and not self.ended:
@@ -285,7 +316,8 @@ class _Keeper:
 
 
 def _reply(**message: Any) -> None:
-    print(json.dumps(message), file=sys.__stdout__, flush=True)
+    with suppress(BrokenPipeError):  # the training was killed; its runs are then ended when its line is found broken
+        print(json.dumps(message), file=sys.__stdout__, flush=True)
 
 
 def main() -> None:
@@ -303,6 +335,7 @@ def main() -> None:
         lines.put(None)
 
     threading.Thread(target=read, daemon=True).start()
+    _calm_mlflow()
     try:
         import mlflow  # noqa: F401  # seconds long: now, while the training is starting up too
     except Exception as error:
@@ -323,6 +356,8 @@ def _serve(lines: queue.Queue[str | None]) -> None:
             except Exception as error:
                 failed.add(number)
                 _reply(of=number, error=_first_line(error))
+                with suppress(Exception):  # the store may be away altogether
+                    keepers[number].abandon()
 
     while True:
         try:

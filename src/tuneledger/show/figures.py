@@ -9,6 +9,7 @@ from matplotlib.ticker import MaxNLocator
 
 from tuneledger.judge.intervals import wilson
 from tuneledger.show.svg import BLUE, INK, MUTED, ORANGE, drawing, house_style, legend_above, markup
+from tuneledger.show.tables import clip
 
 POINTS = 300  # of a curve: more are not seen at this size
 LABELS = 12  # in a confusion matrix: more are not readable
@@ -79,7 +80,7 @@ def confusion_matrix(confusion: pd.DataFrame, labels: list[str]) -> str:
             axes.add_patch(_cell(column, row, share))
             text = f"{counts.iat[row, column]}\n{share:.0%}" if size <= 5 else f"{counts.iat[row, column]}"
             axes.text(column, row, text, ha="center", va="center", fontsize=9, color=INK)
-        names = [_clip(name) for name in shown]
+        names = [clip(name, LONGEST) for name in shown]
         rotation = 0 if size <= 3 else 45
         axes.set_xticks(range(size), names, rotation=rotation, ha="center" if not rotation else "right")
         axes.set_yticks(range(size), names)
@@ -129,7 +130,7 @@ def slice_accuracy(slices: pd.DataFrame, overall: float) -> str:
         axes.plot(shown["accuracy"], y, "o", color=BLUE, markersize=5, label="slice")
         own = shown["majority_baseline"].where(shown["majority_baseline"] < 1)  # of a single label it says nothing
         axes.plot(own, y, "|", color=ORANGE, markersize=9, markeredgewidth=1.8, label="majority")
-        axes.set_yticks(y, [f"{_clip(line.value)}  ({line.rows})" for line in shown.itertuples()])
+        axes.set_yticks(y, [f"{clip(line.value, LONGEST)}  ({line.rows})" for line in shown.itertuples()])
         axes.set(ylim=(y.max() + 0.7, -0.7), xlim=(0, 1.03), xlabel="accuracy")
         axes.grid(axis="x")
         axes.grid(visible=False, axis="y")
@@ -155,8 +156,3 @@ def _thinned(steps: pd.DataFrame) -> pd.DataFrame:
         return steps
     group = np.arange(len(steps)) * POINTS // len(steps)
     return steps[["step", "loss"]].groupby(group).mean()
-
-
-def _clip(name: object) -> str:
-    text = " ".join(str(name).split())
-    return text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…"

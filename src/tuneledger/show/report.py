@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from markupsafe import Markup
@@ -17,10 +18,15 @@ _SCORES = ("Score", "Value", "95 % interval")
 _SLICES = ("Column", "Value", "Rows", "Accuracy", "F1", "Majority")
 
 
-def html(results: Results) -> str:
-    """The page: texts from the data are escaped, pictures are inline, nothing is fetched."""
+def html(results: Results, sections: Sequence[str] = ()) -> str:
+    """The page: texts from the data are escaped, pictures are inline, nothing is fetched.
+
+    Args:
+        sections: further ones as HTML, which other pages of ours have too.
+    """
     drawn = {name: Markup(svg) for name, svg in pictures(results).items()}
-    return page("report.html.j2", _context(results) | {"figures": drawn})
+    more = {"figures": drawn, "sections": [Markup(section) for section in sections]}
+    return page("report.html.j2", _context(results) | more)
 
 
 def short(results: Results) -> str:

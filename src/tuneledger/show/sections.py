@@ -129,7 +129,7 @@ def mistakes(predictions: pd.DataFrame) -> list[dict[str, Any]]:
 def audit_table(audit: dict[str, Any]) -> tuple[list[str], list[list[Cell]]]:
     """Findings by split: header and lines."""
     splits = audit["splits"]
-    shared = audit["shared_with_train"]
+    shared = audit["shared_sentences"]
     lines: dict[str, list[Cell]] = {
         "Rows": [count(part["rows"]) for part in splits.values()],
         **{
@@ -144,9 +144,12 @@ def audit_table(audit: dict[str, Any]) -> tuple[list[str], list[list[Cell]]]:
         "Texts without a word": [count(part["empty_texts"]) for part in splits.values()],
         f"Texts over {audit['over_long_words']} words": [count(part["over_long_texts"]) for part in splits.values()],
         "Repeated rows": [count(part["duplicates"]) for part in splits.values()],
-        "Rows sharing a text with train": [
-            count(shared[name]["rows"]) if name in shared else ABSENT for name in splits
-        ],
+        **{
+            f"Rows sharing a text with {earlier}": [
+                count(shared[name][earlier]["rows"]) if earlier in shared.get(name, {}) else ABSENT for name in splits
+            ]
+            for earlier in list(splits)[:-1]
+        },
     }
     return ["", *splits], [[name, *cells] for name, cells in lines.items()]
 
@@ -156,6 +159,8 @@ def audit_sentences(audit: dict[str, Any]) -> list[str]:
     repeated, opposed = audit["duplicates_across_splits"], audit["contradictions"]
     sentences = [f"{count(repeated)} examples occur in more than one split." if repeated else
                  "No example occurs in more than one split."]  # fmt: skip
+    if audit["left_out"]:
+        sentences.append(f"{count(audit['left_out'])} rows that share a text with the given test split were left out.")
     if not opposed["count"]:
         return [*sentences, "No example carries two different labels."]
     first = " and ".join(f"{row['source']} (label {row['label']})" for row in opposed["examples"][0])

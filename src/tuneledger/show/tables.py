@@ -61,6 +61,20 @@ def dollars(usd: float | None) -> str:
     return f"${usd:.{decimals}f}"
 
 
+def short_number(value: float) -> str:
+    """Four digits at most: 3e-5, 0.05, 1.235e-4."""
+    if value == 0 or 1e-2 <= abs(value) < 1e4:
+        return f"{value:.4g}"
+    mantissa, _, exponent = f"{value:.3e}".partition("e")
+    return f"{mantissa.rstrip('0').rstrip('.')}e{int(exponent)}"
+
+
+def clip(name: object, longest: int) -> str:
+    """One line of at most `longest` characters."""
+    text = " ".join(str(name).split())
+    return text if len(text) <= longest else f"{text[: longest - 1]}…"
+
+
 def markdown(header: Sequence[str], rows: Iterable[Sequence[object]], text_columns: int = 1) -> str:
     """A pipe table; the first `text_columns` columns are set left, the others right."""
     rule = [":--" if index < text_columns else "--:" for index in range(len(header))]

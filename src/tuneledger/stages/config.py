@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
@@ -67,9 +66,11 @@ def update(old: dict[str, Any] | None, new: dict[str, Any], exp_name: str | None
 
 def check(new: dict[str, Any]) -> None:
     """Refuse what would only come to light when it is in the way: a path DVC then misses, a price after training."""
-    data = code_root() / Path(new["data"]["path"]).expanduser()
-    if not data.exists():
-        raise UserError(f"data.path = {new['data']['path']}: no such file or folder")
+    path = (new.get("data") or {}).get("path")
+    if not isinstance(path, str) or not path:
+        raise UserError(f"data.path = {path}: must name the folder with the data, as in data/raw/twins")
+    if not (code_root() / path).exists():
+        raise UserError(f"data.path = {path}: no such file or folder")
     bind(price, "cost", new["cost"])
 
 

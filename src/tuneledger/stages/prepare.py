@@ -16,7 +16,7 @@ from tuneledger.conf import bind, read_params
 from tuneledger.data import files as own_files
 from tuneledger.data import mrpc
 from tuneledger.data.audit import audit, summary
-from tuneledger.data.split import resplit
+from tuneledger.data.split import apart, resplit
 from tuneledger.data.table import encode, label_names, slice_columns
 from tuneledger.errors import UserError
 from tuneledger.stages import run_stage
@@ -48,14 +48,16 @@ def prepare(
         labels: class names in order, the last of two being the positive class; null: those found, sorted.
         hub: data set id on the Hugging Face hub, used while `path` holds no MRPC file.
         revision: its commit.
-        split: "given", "stratified" or "grouped"; the last two pool the given splits and draw new ones.
+        split: "given", "stratified" or "grouped"; the last two pool the given splits and draw new ones, and grouped
+            sees to it that no sentence is in two splits.
         validation_fraction: share of the pool, in (0, 1).
-        test_fraction: share of the pool, in [0, 1); at 0 a given test split stays as it is.
+        test_fraction: share of the pool, in [0, 1); at 0 a given test split stays as it is, so that its scores remain
+            comparable, and grouped instead leaves out those rows of the pool that share a sentence with it.
         split_seed: of the drawn splits; apart from the training's seed, so that all seeds share their data.
 
     Returns:
         tables by split (columns text_a, [text_b], label int64, source, other columns as strings), the content
-        of schema.json, the content of audit.json.
+        of schema.json, the content of audit.json: what `audit` gives, the split as drawn, the rows left out.
 
     Raises:
         UserError: a setting or a row that cannot be used.
@@ -78,6 +80,7 @@ def prepare(
             print("no validation split in these MRPC files: drawing data.validation_fraction of train")
             split, test_fraction = "stratified", 0
     splits = _arrange(_same_columns(given), split, validation_fraction, test_fraction, split_seed)
+    left_out = sum(map(len, given.values())) - sum(map(len, splits.values()))
     names = label_names(splits["train"], labels)
     splits = {name: encode(table, names) for name, table in splits.items()}
     schema = {
@@ -86,7 +89,7 @@ def prepare(
         "slices": slice_columns(splits),
         "splits": {name: len(table) for name, table in splits.items()},
     }
-    return splits, schema, {"split": split, **audit(splits, names, sources)}
+    return splits, schema, {"split": split, "left_out": left_out, **audit(splits, names, sources)}
 
 
 def main() -> None:
@@ -111,6 +114,8 @@ def _arrange(
         return given
     kept = {"test": given["test"]} if test_fraction == 0 and "test" in given else {}
     pool = pd.concat([table for name, table in given.items() if name not in kept], ignore_index=True)
+    if kept and split == "grouped":
+        pool = apart(pool, kept["test"])
     fractions = {"train": 1 - validation_fraction - test_fraction, "validation": validation_fraction}
     if test_fraction:
         fractions["test"] = test_fraction

@@ -2,10 +2,14 @@
 
 Reads results/ and params.yaml; writes reports/report.html, report.md, cost.json and figures/. Alone:
 `python -m tuneledger.stages.report`. No other stage depends on a price.
+
+With --illustrated, as pictures/dvc.yaml runs it, it writes reports/illustrated.html alone: the same page with the
+sections that the picture stages left in reports/.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import re
 from pathlib import Path
@@ -38,6 +42,8 @@ from tuneledger.stages import run_stage
 
 _CONSTANTS = {"null", "true", "false", "nan", "inf"}
 FIGURES = REPORTS / "figures"
+ILLUSTRATED = REPORTS / "illustrated.html"
+PICTURES = ("lr_find", "descent", "structure")  # stages of pictures/dvc.yaml, in the order of the page
 SECTIONS = ("seed", "data", "tokenizer", "model", "optim", "loader", "trainer", "cost")
 
 
@@ -110,12 +116,30 @@ def tracked(results: Results) -> dict[str, float]:
     split = results.metrics["split"]
     numbers = {key: value for key, value in results.metrics.items() if isinstance(value, int | float)}
     figures = {f"{split}_{key}": float(value) for key, value in numbers.items()}
+    figures["cost/evaluate_seconds"] = float(results.evaluate_cost["evaluate_seconds"])
     return figures | ({} if results.price["usd"] is None else {"usd": results.price["usd"]})
 
 
 def main() -> None:
-    params = read_params(*SECTIONS)
-    results = read_results(params)
+    parser = argparse.ArgumentParser(prog="python -m tuneledger.stages.report", description=__doc__.splitlines()[0])
+    parser.add_argument("--illustrated", action="store_true", help="write the page with the learning pictures only")
+    illustrated = parser.parse_args().illustrated
+    results = read_results(read_params(*SECTIONS))
+    if illustrated:
+        sections = [require(REPORTS / name / "section.html").read_text(encoding="utf-8") for name in PICTURES]
+        write_text(ILLUSTRATED, html(results, sections))
+        print(f"report: {ILLUSTRATED}")
+        _track(results, [ILLUSTRATED])
+    else:
+        write_report(results)
+        _track(
+            results,
+            [REPORTS / "report.html", REPORTS / "report.md", *FIGURES.glob("*.svg"), *EVAL_RESULTS.glob("*.csv")],
+        )
+
+
+def write_report(results: Results) -> None:
+    """Write the report, its figures and its price."""
     write_text(REPORTS / "report.html", html(results))
     with replacing(FIGURES) as folder:
         for name, svg in pictures(results).items():
@@ -129,7 +153,6 @@ def main() -> None:
     usd = results.price["usd"]
     figure = "" if usd is None else f"{dollars(usd)} at "
     print(f"report: {REPORTS / 'report.html'}; cost: {figure}{price_text(results.price)}")
-    _track(results)
 
 
 def _two_levels(params: dict[str, Any]) -> dict[str, Any]:
@@ -141,10 +164,9 @@ def _two_levels(params: dict[str, Any]) -> dict[str, Any]:
     return flat
 
 
-def _track(results: Results) -> None:
+def _track(results: Results, files: list[Path]) -> None:
     from tuneledger.ledger import tracking  # imports mlflow, seconds that a failing report need not spend
 
-    files = [REPORTS / "report.html", REPORTS / "report.md", *FIGURES.glob("*.svg"), *EVAL_RESULTS.glob("*.csv")]
     settings = bind(check_tracking, "tracking", read_params("tracking")["tracking"])
     check_tracking(**settings)
     tracking.append(results.run_id, metrics=tracked(results), artifacts=files, tracking=settings)

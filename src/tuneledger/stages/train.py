@@ -11,13 +11,13 @@ Under DVC it takes params.yaml as its whole configuration. By hand it composes c
 from __future__ import annotations
 
 import gc
-import json
 import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -26,8 +26,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from tuneledger.conf import bind, compose, composition_errors, conf_dir, flatten, guard, load_yaml, plain
 from tuneledger.errors import Interrupted, UserError, exit_code
+from tuneledger.learn.build import build, read_meta
 from tuneledger.ledger.provenance import file_digests, run_key, run_tags
-from tuneledger.ledger.tracker import Tracker, check_tracking
+from tuneledger.ledger.tracker import Line, Tracker, check_tracking, shared_line
 from tuneledger.paths import (
     BEST_MODEL,
     PARAMS,
@@ -37,10 +38,15 @@ from tuneledger.paths import (
     remove,
     store_root,
     write_json,
-    write_text,
 )
+from tuneledger.pipeline import ensure_tokenized
+from tuneledger.sweep.trial import CHECKPOINT, UNTIL_EPOCH, run_trial
+
+if TYPE_CHECKING:  # imports torch, for which --help need not wait
+    from tuneledger.learn.fit import Fit
 
 WEIGHT_SECTIONS = ("model", "optim", "loader", "trainer", "seed")  # what weights follow from, beside the data
+UNTRAINED_SECTIONS = ("tracking", "descent", "lr_find", "conf_sha")  # what says nothing about a training
 
 
 @contextmanager
@@ -53,7 +59,16 @@ def no_garbage_collection() -> Iterator[None]:
         gc.enable()
 
 
-def train(config: dict[str, Any], tokenized: Path, out: Path, name: str, kind: str) -> float:
+def train(
+    config: dict[str, Any],
+    tokenized: Path,
+    out: Path,
+    name: str,
+    *,
+    kind: str,
+    until_epoch: int | None = None,
+    line: Line | None = None,
+) -> Fit:
     """Run one training from declared settings to written results.
 
     Args:
@@ -61,10 +76,10 @@ def train(config: dict[str, Any], tokenized: Path, out: Path, name: str, kind: s
         tokenized: folder that stage `tokenize` wrote.
         out: folder under which models/best and results/train are written, once training has finished.
         name: of the tracked run.
-        kind: "dvc" or "hand"; trainings of one kind go on from each other's checkpoints.
-
-    Returns:
-        the kept epoch's value of trainer.select.metric; its val_loss where that is "epoch".
+        kind: "dvc", "hand" or "trial". The first two go on from checkpoints of equal settings, each from its own
+            kind's; a trial's checkpoint lies in `out`, where it stays.
+        until_epoch: pause after this epoch; no model is written then.
+        line: to MLflow, shared with other runs.
 
     Raises:
         UserError: settings or data that cannot be trained on, or a loss that is no longer a number.
@@ -73,95 +88,44 @@ def train(config: dict[str, Any], tokenized: Path, out: Path, name: str, kind: s
     check_sections(config)
     meta = read_meta(tokenized, config)
     # The tracker's process imports MLflow while this one imports torch.
-    with Tracker(config["tracking"]["enabled"]) as tracker:
+    with Tracker(config["tracking"]["enabled"], line) as tracker:
         with no_garbage_collection():
             from tuneledger.learn.checkpoints import BEST, exclusive
             from tuneledger.learn.results import write_model, write_results
+            from tuneledger.text.source import weight_digests
 
-        digests = file_digests(tokenized)
-        key = run_key({section: config[section] for section in WEIGHT_SECTIONS}, digests)
-        with no_garbage_collection():
             module, batches = build(config, meta, tokenized)
-        folder = store_root() / "checkpoints" / f"{key}-{kind}"
+        digests = file_digests(tokenized) | weight_digests(config["model"]["path"])
+        key = run_key({section: config[section] for section in WEIGHT_SECTIONS}, digests)
+        folder = out / CHECKPOINT if kind == "trial" else store_root() / "checkpoints" / f"{key}-{kind}"
         with exclusive(folder):
             tracker.start(folder / "mlflow_run_id", **describe_run(config, meta, digests, key, name))
             try:
-                fit, cost = measured_fit(config, meta, module, batches, folder, tracker)
-                write_results(out / TRAIN_RESULTS, fit, cost, config["trainer"]["select"], batches.majority()[1])
-                write_model(folder / BEST, tokenized / "tokenizer", out / BEST_MODEL)
-                best = fit.epochs[fit.best_epoch - 1]
-                store(tracker, config, meta, best, cost, out)
+                fit, cost = measured_fit(config, meta, module, batches, folder, tracker, until_epoch)
+                write_results(out / TRAIN_RESULTS, fit, cost, config["trainer"]["select"], batches, folder)
+                if fit.ended:
+                    write_model(folder / BEST, tokenized / "tokenizer", out / BEST_MODEL)
+                store(tracker, config, fit.epochs[fit.best_epoch - 1], cost, out)
+                # Of a sweep's models only the winner's is stored, at its end.
+                if kind != "trial" and config["tracking"]["log_model"]:
+                    tracker.model(out / BEST_MODEL, meta["text"])
             except (Interrupted, KeyboardInterrupt):
                 tracker.end("KILLED")
                 raise
-            tracker.end("FINISHED")
-            write_json(out / TRAIN_RESULTS / "run.json", {"mlflow_run_id": tracker.run_id, "run_key": key})
-            remove(folder)
-    metric = config["trainer"]["select"]["metric"]
-    return best["val_loss" if metric == "epoch" else metric]
+            run_id = tracker.wait_for_run_id()
+            write_json(out / TRAIN_RESULTS / "run.json", {"mlflow_run_id": run_id, "run_key": key})
+            tracker.end("FINISHED", wait=line is None)
+            if kind != "trial":
+                remove(folder)
+    return fit
 
 
 def check_sections(config: dict[str, Any]) -> None:
     """Raise UserError for a section that no stage reads, or a tracking section that cannot be used."""
-    unknown = set(config) - {*WEIGHT_SECTIONS, "data", "tokenizer", "tracking", "cost", "conf_sha"}
+    unknown = set(config) - {*WEIGHT_SECTIONS, *UNTRAINED_SECTIONS, "data", "tokenizer", "cost"}
     if unknown:
         raise UserError(f"unknown key {sorted(unknown)[0]} in conf/config.yaml: no stage reads it")
     check_tracking(**bind(check_tracking, "tracking", config["tracking"]))
-
-
-def read_meta(tokenized: Path, config: dict[str, Any]) -> dict[str, Any]:
-    """meta.json of the tokenized data, if it was made with the data and tokenizer sections of `config`."""
-    file = tokenized / "meta.json"
-    if not file.exists():
-        raise UserError(f"{tokenized} is missing: run `dvc repro tokenize` first")
-    meta = json.loads(file.read_text(encoding="utf-8"))
-    for section in ("data", "tokenizer"):
-        made, asked = flatten(meta[section]), flatten(config[section])
-        different = [key for key in {**made, **asked} if made.get(key) != asked.get(key)]
-        if different:
-            changes = ", ".join(
-                f"{section}.{key}={asked.get(key)} (there: {made.get(key)})" for key in sorted(different)
-            )
-            raise UserError(
-                f"{tokenized} was made with other settings than {changes}: "
-                "put them into conf/ and run `dvc repro tokenize`, or use `dvc exp run -S`"
-            )
-    return meta
-
-
-def build(config: dict[str, Any], meta: dict[str, Any], tokenized: Path) -> tuple[Any, Any]:
-    """The Lightning module and data module; settings are checked before any weight is loaded."""
-    import torch
-    from transformers import AutoTokenizer
-
-    from tuneledger.learn.datamodule import Batches
-    from tuneledger.learn.encoder import load_encoder
-    from tuneledger.learn.fit import fit
-    from tuneledger.learn.module import Classifier
-    from tuneledger.learn.optimizer import check_optim, make_optimizer
-    from tuneledger.text.batches import TokenizedSplit
-
-    check_seed(config["seed"])
-    bind(fit, "trainer", config["trainer"])
-    check_optim(**bind(make_optimizer, "optim", config["optim"]))
-    tokenizer = AutoTokenizer.from_pretrained(tokenized / "tokenizer", local_files_only=True)
-    batches = Batches(
-        TokenizedSplit(tokenized / "train.arrow"),
-        TokenizedSplit(tokenized / "validation.arrow"),
-        meta["labels"],
-        tokenizer.pad_token_id,
-        meta["tokenizer"]["max_length"],
-        config["seed"],
-        **bind(Batches.__init__, "loader", config["loader"]),
-    )
-    torch.manual_seed(config["seed"])  # before the head's weights are drawn
-    encoder = load_encoder(meta["labels"], **bind(load_encoder, "model", config["model"]))
-    return Classifier(encoder, config["optim"]), batches
-
-
-def check_seed(seed: Any) -> None:
-    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32:
-        raise UserError(f"seed = {seed}: give a whole number from 0 to below 2**32")
 
 
 def describe_run(
@@ -184,15 +148,21 @@ def describe_run(
         "experiment": tracking["experiment"],
         "system_metrics": tracking["system_metrics"],
         "name": name,
-        "params": flatten({name: value for name, value in config.items() if name not in ("tracking", "conf_sha")}),
+        "params": flatten({name: value for name, value in config.items() if name not in UNTRAINED_SECTIONS}),
         "tags": run_tags(code_root(), key, config["conf_sha"]),
         "datasets": datasets,
     }
 
 
 def measured_fit(
-    config: dict[str, Any], meta: dict[str, Any], module: Any, batches: Any, folder: Path, tracker: Tracker
-) -> tuple[Any, dict[str, Any]]:
+    config: dict[str, Any],
+    meta: dict[str, Any],
+    module: Any,
+    batches: Any,
+    folder: Path,
+    tracker: Tracker,
+    until_epoch: int | None,
+) -> tuple[Fit, dict[str, Any]]:
     """Train with the table on the terminal and the figures on their way to MLflow; also what it took."""
     from tqdm import tqdm
 
@@ -211,7 +181,7 @@ def measured_fit(
         tracker.metrics({k: v for k, v in row.items() if k != "step"}, int(row["step"]))
 
     print(epoch_header(len(batches.validation), *batches.majority()), flush=True)
-    result = fit(module, batches, folder, config["seed"], on_step, on_epoch, **config["trainer"])
+    result = fit(module, batches, folder, config["seed"], on_step, on_epoch, until_epoch, **config["trainer"])
     encoder = module.model.config
     cost = training_cost(
         result.totals,
@@ -225,45 +195,49 @@ def measured_fit(
     return result, {**cost, **extra}
 
 
-def store(
-    tracker: Tracker,
-    config: dict[str, Any],
-    meta: dict[str, Any],
-    best: dict[str, float],
-    cost: dict[str, Any],
-    out: Path,
-) -> None:
-    """Send the finished training to MLflow: kept scores, cost, record, settings, model."""
+def store(tracker: Tracker, config: dict[str, Any], best: dict[str, float], cost: dict[str, Any], out: Path) -> None:
+    """Send the finished training to MLflow: kept scores, cost, record, settings."""
     figures = {f"best_{name}": value for name, value in best.items()}
     figures |= {f"cost/{name}": value for name, value in cost.items() if isinstance(value, int | float)}
     tracker.metrics(figures, int(best["step"]))
     tracker.artifact(out / TRAIN_RESULTS, "train")
     tracker.text(OmegaConf.to_yaml(OmegaConf.create(config)), f"config/{PARAMS}")
-    if os.environ.get("DVC_STAGE"):
-        tracker.artifact(code_root() / "dvc.yaml", "config")
-        tracker.artifact(code_root() / "dvc.lock", "config")
-    if config["tracking"]["log_model"]:
-        tracker.model(out / BEST_MODEL, meta["text"])
+    for file in (code_root() / "dvc.yaml", code_root() / "dvc.lock"):
+        if file.exists():
+            tracker.artifact(file, "config")
 
 
 def job(config: DictConfig) -> float:
-    """What Hydra calls: once for a run, once for each job of a sweep."""
+    """What Hydra calls: once for a run, once for each job of a sweep.
+
+    Returns:
+        the kept epoch's value of trainer.select.metric, its val_loss where that is "epoch"; of a sweep's job the
+        lowest validation loss, by which a search goes.
+    """
     guard()
     run = HydraConfig.get()
     settings = plain(config)
     if os.environ.get("DVC_STAGE"):
-        return train(settings, TOKENIZED, Path(), os.environ.get("DVC_EXP_NAME") or "repro", "dvc")
+        return selected(
+            settings, train(settings, TOKENIZED, Path(), os.environ.get("DVC_EXP_NAME") or "repro", kind="dvc")
+        )
+    until_epoch = settings.pop("until_epoch", None)
     out = Path(run.runtime.output_dir)
-    tell_differences(settings)
-    name = ", ".join(run.overrides.task) or "train"
-    try:
-        return train(settings, code_root() / TOKENIZED, out, name[:200], "hand")
-    except Interrupted:
-        raise
-    except Exception as error:
-        # A sweep goes on without this job; its table gives the reason.
-        write_text(out / "error.txt", f"{error}\n")
-        raise
+    name = ", ".join(override for override in run.overrides.task if not override.startswith(UNTIL_EPOCH))[:200]
+    tokenized = code_root() / TOKENIZED
+    if run.mode == RunMode.RUN or run.job.num == 0:
+        tell_differences(settings)
+    if run.mode == RunMode.MULTIRUN:
+        line = shared_line() if settings["tracking"]["enabled"] else None
+        one = partial(train, settings, tokenized, out, name, kind="trial", until_epoch=until_epoch, line=line)
+        return run_trial(out, one, until_epoch)
+    ensure_tokenized()
+    return selected(settings, train(settings, tokenized, out, name or "train", kind="hand"))
+
+
+def selected(config: dict[str, Any], fit: Fit) -> float:
+    metric = config["trainer"]["select"]["metric"]
+    return fit.epochs[fit.best_epoch - 1]["val_loss" if metric == "epoch" else metric]
 
 
 def tell_differences(config: dict[str, Any]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
 from pathlib import Path
@@ -63,10 +64,34 @@ def verify(folder: str, sha256: str) -> None:
     weights = Path(folder) / "model.safetensors"
     if not weights.exists():
         raise UserError(f"model.sha256 is set, but {weights} does not exist; set model.sha256=null to skip it")
-    with weights.open("rb") as handle:
-        found = hashlib.file_digest(handle, "sha256").hexdigest()
+    found = _sha256(weights)
     if found != sha256:
         raise UserError(f"{weights}: SHA-256 is {found}, but model.sha256 expects {sha256}; reinstall the model")
+
+
+def weight_digests(path: str) -> dict[str, str]:
+    """SHA-256 of the files that a local model is built from, by name; none of a hub id, whose revision says it.
+
+    Raises:
+        UserError: see `locate`.
+    """
+    folder = Path(locate(path))
+    if not folder.is_dir():
+        return {}
+    files = [folder / "config.json", *sorted(folder.glob("*.safetensors"))]
+    return {file.name: _sha256(file) for file in files}
+
+
+def _sha256(file: Path) -> str:
+    state = file.stat()
+    return _sha256_of(file, state.st_mtime_ns, state.st_ctime_ns, state.st_size)
+
+
+@cache
+def _sha256_of(file: Path, *state: int) -> str:
+    """A file in an unchanged state is read once: a training asks twice, each job of a sweep again."""
+    with file.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
 @contextmanager
@@ -74,7 +99,10 @@ def hub_errors(path: str) -> Iterator[None]:
     """Turn what transformers raises for an unreachable or unusable model into one clear message."""
     try:
         yield
-    except (OSError, ValueError, SafetensorError) as error:
+    except Exception as error:
+        # The tokenizers library raises no class of its own.
+        if not isinstance(error, OSError | ValueError | SafetensorError) and type(error) is not Exception:
+            raise
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         if Path(path).is_dir():
             raise UserError(f"model folder {path} cannot be loaded: {first}") from error

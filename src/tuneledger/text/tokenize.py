@@ -20,7 +20,7 @@ def load_tokenizer(*, path: str, revision: str | None, max_length: int) -> Any:
     """The model's tokenizer, set to cut examples at `max_length` tokens.
 
     Raises:
-        UserError: no such model, no token limit that fits, or max_length beyond the model's positions.
+        UserError: no such model, no vocabulary, no token limit that fits, or max_length beyond the model's positions.
     """
     source = locate(path, "tokenizer.path")
     with hub_errors(source):
@@ -30,6 +30,11 @@ def load_tokenizer(*, path: str, revision: str | None, max_length: int) -> Any:
         raise UserError(f"tokenizer.path = {path}: it has no fast tokenizer (tokenizer.json); choose another model")
     if tokenizer.pad_token_id is None:
         raise UserError(f"tokenizer.path = {path}: it has no padding token; choose an encoder such as model=minilm")
+    if set(tokenizer.get_vocab()) <= set(tokenizer.all_special_tokens):
+        raise UserError(  # what transformers makes up where a model was saved alone
+            f"tokenizer.path = {path}: it holds no vocabulary (tokenizer.json); copy the tokenizer's files there, "
+            "or name a folder or model that has them"
+        )
     longest = positions(config)
     special = tokenizer.num_special_tokens_to_add(pair=True)
     if not special < max_length <= longest:

@@ -1,0 +1,204 @@
+"""What Hydra calls before and after a --multirun, through conf/hydra/callbacks/sweep.yaml.
+
+Before: the data, the folder (that of an interrupted sweep of the same command, else a new one), the parent run.
+After, however the sweep ended: the page, the ranked table, the winner registered.
+"""
+
+from __future__ import annotations
+
+import atexit
+import importlib.util
+import json
+import os
+import shlex
+import socket
+import sys
+import traceback
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hydra.core.global_hydra import GlobalHydra
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig, OmegaConf, read_write
+
+from tuneledger.conf import bind, conf_dir, plain
+from tuneledger.errors import UserError, exit_code
+from tuneledger.ledger.provenance import file_digests, run_key
+from tuneledger.ledger.tracker import Tracker, check_tracking, shared_line
+from tuneledger.paths import BEST_MODEL, REPORTS, TOKENIZED, code_root, write_text
+from tuneledger.pipeline import ensure_tokenized
+from tuneledger.sweep.folder import SweepFolder, claim
+from tuneledger.sweep.space import read_space
+from tuneledger.sweep.sweeper import planned_trials
+
+if TYPE_CHECKING:  # imports pandas and matplotlib, for which a start need not wait
+    from tuneledger.show.sweep import SweepResults, Trial
+
+PARENT = "MLFLOW_PARENT_RUN_ID"  # inherited by the jobs, also by those in worker processes
+PAGE, TABLE = "sweep.html", "sweep.md"
+SHOWN = ("best_val_loss", "best_accuracy", "best_f1", "best_epoch", "cost/fit_seconds", "usd")  # columns in MLflow
+NOTE = 5000  # characters of a run's description; MLflow takes 8000
+EXTRAS = {"hydra_joblib_launcher": "sweep", "hydra_submitit_launcher": "slurm"}
+
+
+class Sweep(Callback):
+    """Holds a sweep together. Hydra turns exceptions in callbacks into warnings, so trouble here leaves the process."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Nothing: launchers send Hydra's callbacks along with each job, where this one has nothing to do."""
+        return {}
+
+    def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
+        or_leave(lambda: self.open(config))
+
+    def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
+        or_leave(self.close)
+
+    def open(self, config: DictConfig) -> None:
+        check_plugin(config.hydra.launcher)
+        self.settings = plain(OmegaConf.masked_copy(config, [key for key in config if key != "hydra"]))
+        self.tracking = bind(check_tracking, "tracking", self.settings["tracking"])
+        check_tracking(**self.tracking)
+        sweeper = OmegaConf.to_container(config.hydra.sweeper, resolve=True)
+        given = OmegaConf.to_container(config.hydra.overrides.task)
+        arguments = [*(f"{key}={value}" for key, value in (sweeper.get("params") or {}).items()), *given]
+        self.space = read_space(arguments, GlobalHydra.instance().config_loader())
+        self.planned = planned_trials(self.space, sweeper)
+        ensure_tokenized()
+        self.tokenized = code_root() / TOKENIZED
+        identity = sweep_identity([given, sweeper], self.settings, self.tokenized)
+        self.sweep = claim_folder(config, identity)
+        self.folder = self.sweep.path
+        if self.sweep.resumed:
+            print(f"going on with {self.folder}: trials that ended are not run again", flush=True)
+        # Each job is composed anew from the overrides, so that is where its folder has to be.
+        with read_write(config.hydra):
+            config.hydra.sweep.dir = str(self.folder)
+            config.hydra.overrides.hydra.append(f"hydra.sweep.dir={self.folder}")
+        os.environ.pop(PARENT, None)
+        line = shared_line() if self.tracking["enabled"] else None
+        self.parent = Tracker(self.tracking["enabled"], line)
+        self.closed = False
+        # Now, since a process that is ending can no longer import what `close` needs.
+        import_module("tuneledger.show.sweep")
+        import_module("tuneledger.sweep.jobs")
+        # Hydra does not call on_multirun_end when a job failed or the sweep was interrupted.
+        atexit.register(self.close)
+        self._open_parent()
+
+    def close(self) -> None:
+        """Write the page and the table, end the parent run; once."""
+        from tuneledger.show.sweep import html, table, winner
+        from tuneledger.sweep.jobs import read_sweep
+
+        if self.closed:
+            return
+        self.closed = True
+        results = read_sweep(self.folder, self.settings, self.space, self.planned)
+        report = table(results)
+        print(report, flush=True)
+        write_text(self.folder / TABLE, report + "\n")
+        page = html(results)
+        write_text(self.folder / PAGE, page)
+        write_text(code_root() / REPORTS / PAGE, page)
+        print(f"page: {self.folder / PAGE}", flush=True)
+        outcomes = [trial.outcome for trial in results.trials]
+        ended = len(outcomes) == self.planned and "unfinished" not in outcomes
+        best = winner(results)
+        if ended:
+            self.sweep.finish(best.number if best else None)
+        self._close_parent(results, best, ended)
+
+    def _open_parent(self) -> None:
+        self.parent.start(
+            self.folder / "mlflow_run_id",
+            uri=self.tracking["uri"],
+            experiment=self.tracking["experiment"],
+            system_metrics=False,
+            name=f"sweep {self.folder.parent.name} {self.folder.name}",
+            params={"swept": ", ".join([*self.space.choices, *self.space.intervals]), "trials": self.planned},
+            tags={"host": socket.gethostname(), "pid": str(os.getpid()), "sweep_dir": str(self.folder)},
+            datasets=[],
+        )
+        run_id = self.parent.wait_for_run_id()
+        if run_id:
+            os.environ[PARENT] = run_id
+
+    def _close_parent(self, results: SweepResults, best: Trial | None, ended: bool) -> None:
+        os.environ.pop(PARENT, None)
+        for trial in results.trials:
+            if trial.run_id:
+                tags = {"outcome": trial.outcome, "sweep_winner": str(trial is best).lower()}
+                self.parent.annotate(trial.run_id, tags, {} if trial.usd is None else {"usd": trial.usd})
+        if best:
+            scores = {f"best_{name}": best.scores[name] for name in ("val_loss", "accuracy", "f1")}
+            self.parent.metrics(scores, 0)
+            if best.run_id and self.tracking["log_model"] and ended:
+                text = json.loads((self.tokenized / "meta.json").read_text(encoding="utf-8"))["text"]
+                name = f"{self.tracking['experiment']}-{Path(self.settings['data']['path']).name}"
+                self.parent.register(
+                    best.run_id, self.folder / str(best.number) / BEST_MODEL, text, name, "sweep-winner"
+                )
+        seconds = sum(trial.seconds for trial in results.trials)
+        self.parent.metrics({"cost/fit_seconds": seconds, "trials": len(results.trials)}, 0)
+        self._share_view(results.metric)
+        if self.parent.run_id:
+            note = (self.folder / TABLE).read_text(encoding="utf-8")
+            self.parent.annotate(self.parent.run_id, {"mlflow.note.content": note[:NOTE]}, {})
+        self.parent.artifact(self.folder / PAGE)
+        self.parent.artifact(self.folder / TABLE)
+        failed = any(trial.outcome == "failed" for trial in results.trials)
+        self.parent.end("KILLED" if not ended else "FAILED" if failed else "FINISHED")
+
+    def _share_view(self, metric: str) -> None:
+        """Let MLflow's UI show the trials beside each other: what was swept, how good they are, what they cost."""
+        if not self.parent.run_id:
+            return
+        columns = [f"params.`{key.lstrip('+')}`" for key in (*self.space.choices, *self.space.intervals)]
+        columns += [f"metrics.`{name}`" for name in SHOWN]
+        columns += ["tags.`outcome`", "tags.`sweep_winner`"]
+        key = f"sweep-{self.parent.run_id[:8]}"
+        search = f"tags.`mlflow.parentRunId` = '{self.parent.run_id}'"
+        self.parent.view(key, search, f"metrics.`best_{metric}`", columns)
+        path = f"#/experiments/{self.parent.experiment_id}/runs?viewStateShareKey={key}"
+        print(f"compare the trials: `make ui`, then http://127.0.0.1:5000/{path}", flush=True)
+
+
+def or_leave(action: Callable[[], None]) -> None:
+    """Run an action; end the process with its exit code if it fails, with a traceback if that was no one's mistake."""
+    try:
+        code = exit_code(action)
+    except Exception:
+        traceback.print_exc()
+        code = 1
+    if code:
+        sys.exit(code)
+
+
+def check_plugin(launcher: DictConfig) -> None:
+    """Raise UserError if the launcher asked for is not installed."""
+    package = launcher._target_.split(".")[1] if launcher._target_.startswith("hydra_plugins.") else ""
+    if package in EXTRAS and importlib.util.find_spec(f"hydra_plugins.{package}") is None:
+        raise UserError(f"this launcher is not installed: pip install 'tuneledger[{EXTRAS[package]}]'")
+
+
+def sweep_identity(asked: list[Any], settings: dict[str, Any], tokenized: Path) -> str:
+    """Digest of all that a sweep's trials follow from. How they are launched, tracked and priced is not part of it."""
+    apart = ("tracking", "cost", "conf_sha")
+    results = {key: value for key, value in settings.items() if key not in apart}
+    options = {  # other options may be swept than those in the settings
+        name: digest
+        for name, digest in file_digests(conf_dir()).items()
+        if name.partition("/")[0] not in (*apart, "hydra")
+    }
+    return run_key([asked, results, options], file_digests(tokenized))
+
+
+def claim_folder(config: DictConfig, identity: str) -> SweepFolder:
+    """Find or make the sweep's folder."""
+    given = any(override.startswith("hydra.sweep.dir=") for override in config.hydra.overrides.hydra)
+    path = Path(config.hydra.sweep.dir).resolve()
+    command = f"python -m tuneledger.stages.train {shlex.join(sys.argv[1:])}"
+    return claim(path.parent if given else path.parents[1], path, identity, command, given=given)
