@@ -56,10 +56,16 @@ def compose(overrides: list[str] | None = None) -> dict[str, Any]:
     """
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
 
     overrides = overrides or []
-    with composition_errors(overrides), initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        return plain(hydra_compose("config", overrides=overrides))
+    running = GlobalHydra.get_state()  # of a Hydra application that asks from inside, which Hydra would refuse
+    GlobalHydra.instance().clear()
+    try:
+        with composition_errors(overrides), initialize_config_dir(str(conf_dir()), version_base="1.3"):
+            return plain(hydra_compose("config", overrides=overrides))
+    finally:
+        GlobalHydra.set_state(running)
 
 
 @contextmanager

@@ -1,26 +1,42 @@
-"""`--multirun`: a parent run with a child per job, a ranked table, jobs that do not disturb each other."""
+"""`--multirun`: a parent run with a child per job, a page and a ranked table, jobs that do not disturb each other."""
 
 from __future__ import annotations
 
 import json
 import os
+import pickle
+import re
 import shutil
 import signal
 import subprocess
+import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import scratch
 from omegaconf import OmegaConf
 
+from tuneledger.stages.train import selected
+
+COMMAND = (sys.executable, "-m", "tuneledger.stages.train", "--multirun")
+GRID = ("optim.lr=1e-3,5e-4", "seed=1,2")
+LEAN = ("tracking.log_model=false", "tracking.system_metrics=false")  # where they are not looked at, for speed
+
+
+def copy(finished: Path, target: Path, *left_out: str) -> Path:
+    """A finished project without any MLflow store."""
+    ignored = shutil.ignore_patterns("mlflow.db", "mlruns", "cache", *left_out)
+    shutil.copytree(finished, target, symlinks=True, ignore=ignored)
+    return target
+
 
 @pytest.fixture
 def fresh(finished: Path, tmp_path: Path) -> Path:
-    """A finished project without any MLflow store."""
-    copy = tmp_path / "project"
-    shutil.copytree(finished, copy, symlinks=True, ignore=shutil.ignore_patterns("mlflow.db", "mlruns", "cache"))
-    return copy
+    return copy(finished, tmp_path / "project")
 
 
 def tracked(project: Path) -> tuple[list, list]:
@@ -33,49 +49,152 @@ def tracked(project: Path) -> tuple[list, list]:
     return [run for run in found if run not in children], children
 
 
-def wait_until(condition) -> None:
-    deadline = time.monotonic() + 60
+def sweeps(project: Path) -> list[Path]:
+    return sorted(file.parent for file in (project / "multirun").glob("*/*/sweep.json"))
+
+
+def outcomes(sweep: Path) -> dict[str, bytes]:
+    return {file.parent.name: file.read_bytes() for file in sorted(sweep.glob("*/outcome.json"))}
+
+
+def start(project: Path, *arguments: str, **changes: Any) -> subprocess.Popen[str]:
+    """A sweep in a process group of its own."""
+    return subprocess.Popen(
+        [*COMMAND, *arguments],
+        cwd=project,
+        env=scratch.environment(PYTHONPATH="src"),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+        **changes,
+    )
+
+
+def wait_until(process: subprocess.Popen[str], condition: Callable[[], Any]) -> None:
+    deadline = time.monotonic() + 120
     while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.2)
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
-def test_two_at_a_time_on_a_new_store_with_one_job_failing(fresh: Path):
+def timeless(sweep: Path) -> str:
+    """A sweep's table without what the clock and the folder's name bring into it."""
+    text = (sweep / "sweep.md").read_text(encoding="utf-8")
+    return re.sub(r"[\d.]+ (s|min|h)\b", "TIME", text.replace("/".join(sweep.parts[-3:]), "SWEEP"))
+
+
+@pytest.fixture(scope="module")
+def grid(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project after a sweep over learning rates and seeds that nothing disturbed."""
+    project = copy(finished, tmp_path_factory.mktemp("grid") / "project")
+    pickled = "+hydra.callbacks.values._target_=hydra.experimental.callbacks.PickleJobInfoCallback"
+    (project / "printed.txt").write_text(scratch.stage(project, "train", "--multirun", *GRID, pickled).stdout)
+    return project
+
+
+def test_a_parent_with_a_child_for_each_job_and_the_winner_registered(grid: Path):
+    from mlflow import MlflowClient
+
+    (parent,), children = tracked(grid)
+    assert parent.info.status == "FINISHED"
+    assert {child.info.status for child in children} == {"FINISHED"}
+    assert {child.data.tags["mlflow.parentRunId"] for child in children} == {parent.info.run_id}
+    settings = {(child.data.params["optim.lr"], child.data.params["seed"]) for child in children}
+    assert settings == {("0.001", "1"), ("0.001", "2"), ("0.0005", "1"), ("0.0005", "2")}
+    assert {child.data.tags["outcome"] for child in children} == {"finished"}
+    assert {"optim.lr", "seed"} == set(parent.data.params["swept"].split(", "))
+
+    state = json.loads((sweeps(grid)[0] / "sweep.json").read_text())
+    assert state["finished"]
+    (winner,) = (child for child in children if child.data.tags["sweep_winner"] == "true")
+    job = sweeps(grid)[0] / str(state["winner"])
+    assert winner.info.run_id == json.loads((job / "results/train/run.json").read_text())["mlflow_run_id"]
+    assert parent.data.metrics["best_accuracy"] == winner.data.metrics["best_accuracy"]
+
+    version = MlflowClient(f"sqlite:///{grid / 'mlflow.db'}").get_model_version_by_alias(
+        "tuneledger-twins", "sweep-winner"
+    )
+    assert (version.run_id, str(version.version)) == (winner.info.run_id, 1)
+
+
+def test_the_page_and_the_table(grid: Path):
+    (sweep,) = sweeps(grid)
+    page = (sweep / "sweep.html").read_text(encoding="utf-8")
+    assert page == (grid / "reports/sweep.html").read_text(encoding="utf-8")
+    assert "<svg" in page
+    table = (sweep / "sweep.md").read_text(encoding="utf-8")
+    assert table in (grid / "printed.txt").read_text()
+    assert "4 trials of 2 settings: 4 finished." in table
+    assert f"python -m tuneledger.sweep.promote multirun/{sweep.parent.name}/{sweep.name}\n" in table
+    rows = [line for line in table.splitlines() if line.startswith("| ") and "optim.lr=" in line]
+    assert [row.split("|")[1].strip() for row in rows][:2] == ["1", "2"]
+    (parent,), _ = tracked(grid)
+    stored = Path(parent.info.artifact_uri.removeprefix("file://"))
+    assert {file.name for file in stored.iterdir()} == {"sweep.html", "sweep.md"}
+
+
+def test_a_job_equals_the_same_training_alone_and_dvc_files_stay_untouched(grid: Path, finished: Path):
+    (sweep,) = sweeps(grid)
+    alone = (finished / "results/train/epochs.csv").read_bytes()  # optim.lr=1e-3 and seed=1, as in the first job
+    assert (sweep / "0/results/train/epochs.csv").read_bytes() == alone
+    assert (sweep / "1/results/train/epochs.csv").read_bytes() != alone
+    model = "models/best/model.safetensors"
+    assert (sweep / "0" / model).read_bytes() == (finished / model).read_bytes() == (grid / model).read_bytes()
+    again = (finished / "results/train/run.json").read_bytes()
+    assert (grid / "results/train/run.json").read_bytes() == again
+
+
+def test_a_job_returns_its_lowest_validation_loss(grid: Path):
+    (sweep,) = sweeps(grid)
+    for job in sweep.glob("[0-9]"):
+        with (job / ".hydra/job_return.pickle").open("rb") as file:
+            value = pickle.load(file).return_value
+        lines = (job / "results/train/epochs.csv").read_text().splitlines()
+        column = lines[0].split(",").index("val_loss")
+        assert value == min(float(line.split(",")[column]) for line in lines[1:])
+
+
+@pytest.mark.parametrize(("metric", "value"), [("accuracy", 0.8), ("f1", 0.7), ("val_loss", 0.4), ("epoch", 0.4)])
+def test_a_run_by_itself_returns_the_kept_epochs_score(metric, value):
+    kept = {"accuracy": 0.8, "f1": 0.7, "val_loss": 0.4, "epoch": 2}
+    fit = SimpleNamespace(epochs=[{}, kept, {}], best_epoch=2)
+    assert selected({"trainer": {"select": {"metric": metric}}}, fit) == value
+
+
+def test_no_job_leaves_a_checkpoint(grid: Path):
+    assert {file.name for file in sweeps(grid)[0].glob("*/checkpoint/*")} == {"mlflow_run_id"}
+    assert not list(grid.glob("checkpoints/*"))
+
+
+def test_two_at_a_time_on_a_new_store_with_a_job_that_fails_and_one_that_diverges(fresh: Path):
     joblib = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
-    done = scratch.stage(fresh, "train", "--multirun", "optim.lr=1e-3,0,5e-4", *joblib, check=False)
+    rates = ("1e-3", "0", "1e30", "5e-4")
+    done = scratch.stage(fresh, "train", "--multirun", f"optim.lr={','.join(rates)}", *joblib, *LEAN, check=False)
     assert done.returncode == 2
     assert "error: optim.lr = 0: give a positive number" in done.stderr
-    table = [line for line in done.stdout.splitlines() if line.startswith("| ") and "optim.lr" in line]
-    assert [line.split("|")[1].strip() for line in table] == ["1", "2", "1"]  # two ranks, and trial 1 with its reason
-    assert "| failed (optim.lr = 0: give a positive number" in table[2]
+    assert "Traceback" not in done.stderr
+    (sweep,) = sweeps(fresh)
+    assert [json.loads(text)["outcome"] for text in outcomes(sweep).values()] == [
+        "finished", "failed", "diverged", "finished",
+    ]  # fmt: skip
+    assert "4 trials of 4 settings: 2 finished, 1 diverged, 1 failed." in done.stdout
+    assert re.search(r"\| optim.lr=0 \| failed \(optim\.lr = 0: give a positive number", done.stdout)
+    assert re.search(r"\| optim.lr=1e\+30 \| diverged \(the loss became nan at step \d", done.stdout)
 
-    wait_until(lambda: len([run for run in tracked(fresh)[1] if run.info.status == "FINISHED"]) == 2)
     (parent,), children = tracked(fresh)
     assert parent.info.status == "FAILED"  # because a job failed
-    assert sorted(child.data.params["optim.lr"] for child in children) == ["0.0005", "0.001"]
+    statuses = {child.data.params["optim.lr"]: child.info.status for child in children}
+    assert statuses == {"0.001": "FINISHED", "0.0005": "FINISHED", "1e+30": "FAILED"}
+    told = {child.data.params["optim.lr"]: child.data.tags["outcome"] for child in children}
+    assert told == {"0.001": "finished", "0.0005": "finished", "1e+30": "diverged"}
     assert {child.data.tags["mlflow.parentRunId"] for child in children} == {parent.info.run_id}
     for child in children:
-        logged = OmegaConf.load(Path(child.info.artifact_uri.removeprefix("file://")) / "config" / "params.yaml")
-        assert str(logged.optim.lr) == child.data.params["optim.lr"]  # the job's own settings, not the project's
-    winner = [child for child in children if child.data.tags["sweep_winner"] == "true"]
-    assert [child.data.metrics["best_val_loss"] for child in winner] == [parent.data.metrics["best_val_loss"]]
-    page = (fresh / "reports/sweep.html").read_text(encoding="utf-8")
-    assert page.startswith("<!doctype html>") and "optim.lr=0.001" in page
-
-
-def test_a_job_equals_the_same_training_alone_and_dvc_files_stay_untouched(fresh: Path):
-    before = (fresh / "models/best/model.safetensors").read_bytes()
-    done = scratch.stage(fresh, "train", "--multirun", "seed=2,1")
-    assert "python -m tuneledger.sweep.promote multirun/" in done.stdout
-    (sweep,) = (fresh / "multirun").glob("*/*")
-    alone = (fresh / "results/train/epochs.csv").read_bytes()
-    assert (sweep / "1/results/train/epochs.csv").read_bytes() == alone  # seed=1, after another job in the process
-    assert (sweep / "0/results/train/epochs.csv").read_bytes() != alone
-    assert (sweep / "1/models/best/model.safetensors").read_bytes() == before
-    assert (fresh / "models/best/model.safetensors").read_bytes() == before
-    (parent,), _ = tracked(fresh)
-    assert parent.info.status == "FINISHED"
-    assert "2 trials of 1 setting: 2 finished" in (sweep / "sweep.md").read_text(encoding="utf-8")
+        if child.info.status == "FINISHED":
+            logged = OmegaConf.load(Path(child.info.artifact_uri.removeprefix("file://")) / "config" / "params.yaml")
+            assert str(logged.optim.lr) == child.data.params["optim.lr"]  # the job's own settings, not the project's
+    assert json.loads((sweep / "sweep.json").read_text())["finished"]  # nothing is left to go on with
 
 
 def test_data_that_was_made_otherwise_is_refused(fresh: Path):
@@ -85,25 +204,80 @@ def test_data_that_was_made_otherwise_is_refused(fresh: Path):
     assert "Traceback" not in done.stderr
 
 
+def test_killed_in_the_middle_and_started_again_it_ends_as_undisturbed(fresh: Path, grid: Path):
+    process = start(fresh, *GRID, *LEAN)
+    wait_until(process, lambda: len(outcomes(sweeps(fresh)[0])) == 2 if sweeps(fresh) else False)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    (sweep,) = sweeps(fresh)
+    before = outcomes(sweep)
+    assert 2 <= len(before) < 4
+    times = {name: (sweep / name / "outcome.json").stat().st_mtime_ns for name in before}
+    weights = {name: (sweep / name / "models/best/model.safetensors").stat().st_mtime_ns for name in before}
+
+    done = scratch.stage(fresh, "train", "--multirun", *GRID, *LEAN)
+    assert sweeps(fresh) == [sweep]
+    assert f"going on with {sweep}: trials that ended are not run again" in done.stdout
+    assert timeless(sweep) == timeless(sweeps(grid)[0])
+    after = outcomes(sweep)
+    assert {name: after[name] for name in before} == before
+    assert {name: (sweep / name / "outcome.json").stat().st_mtime_ns for name in before} == times
+    assert {name: (sweep / name / "models/best/model.safetensors").stat().st_mtime_ns for name in before} == weights
+    for name in after:
+        ours, theirs = (folder / name / "results/train/epochs.csv" for folder in (sweep, sweeps(grid)[0]))
+        assert ours.read_bytes() == theirs.read_bytes()
+    (parent,), children = tracked(fresh)
+    assert {run.info.status for run in (parent, *children)} == {"FINISHED"}
+    assert len(children) == 4
+
+
 def test_interrupting_a_sweep_ends_the_parent(fresh: Path):
-    slow = ["trainer.max_epochs=300", "loader.batch_size=2"]
-    process = subprocess.Popen(
-        ["python", "-m", "tuneledger.stages.train", "--multirun", "seed=1,2", *slow],
-        cwd=fresh,
-        env=scratch.environment(PYTHONPATH="src"),
-        stdout=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    deadline = time.monotonic() + 120
-    while not list(fresh.glob("multirun/*/*/0/checkpoint/last.ckpt")):
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    process = start(fresh, "seed=1,2", "trainer.max_epochs=300", "loader.batch_size=2", *LEAN)
+    wait_until(process, lambda: list(fresh.glob("multirun/*/*/0/checkpoint/last.ckpt")))
     os.killpg(process.pid, signal.SIGINT)
     output = process.communicate(timeout=90)[0]
     assert process.returncode == 128 + signal.SIGINT
-    assert "not finished" in output
+    assert "1 trial of 1 setting: 1 not finished." in output
     (parent,), (child,) = tracked(fresh)
     assert (parent.info.status, child.info.status) == ("KILLED", "KILLED")
+    assert child.data.tags["outcome"] == "unfinished"
     assert json.loads((fresh / "results/train/run.json").read_text())["mlflow_run_id"] != child.info.run_id
+    assert not json.loads((sweeps(fresh)[0] / "sweep.json").read_text())["finished"]
+
+
+def test_two_sweeps_at_the_same_moment_in_a_fresh_project_both_finish(finished: Path, tmp_path: Path):
+    project = copy(finished, tmp_path / "project", "tokenized")
+    processes = [start(project, f"optim.lr={rates}", *LEAN) for rates in ("1e-3,5e-4", "2e-3,1e-4")]
+    outputs = [process.communicate(timeout=300)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], "\n".join(outputs)
+    assert sum("running `dvc repro tokenize`" in output for output in outputs) == 1
+    found = sweeps(project)
+    assert len(found) == 2
+    assert [len(outcomes(sweep)) for sweep in found] == [2, 2]
+    parents, children = tracked(project)
+    assert [parent.info.status for parent in parents] == ["FINISHED", "FINISHED"]
+    assert {child.info.status for child in children} == {"FINISHED"}
+    of = [child.data.tags["mlflow.parentRunId"] for child in children]
+    assert sorted(of.count(parent.info.run_id) for parent in parents) == [2, 2]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["optim.lrr=1,2"], "unknown key optim.lrr: did you mean optim.lr?"),
+        (
+            ["optim.lr=interval(1e-5,1e-3)"],
+            "optim.lr is an interval, which has no list of values: use hydra/sweeper=search",
+        ),
+        (["seed=shuffle(1,2)"], "seed: shuffle() gives another sweep each time; leave it out"),
+        (["seed=1,2", "hydra/launcher=slurm"], "there is no srun on this machine"),
+    ],
+)
+def test_what_cannot_be_swept_is_told_before_anything_is_done(finished: Path, tmp_path: Path, arguments, message):
+    if "hydra/launcher=slurm" in arguments:
+        pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
+    done = scratch.stage(finished, "train", "--multirun", *arguments, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"error: {message}")
+    assert done.stdout == ""
+    assert not (finished / "multirun").exists()

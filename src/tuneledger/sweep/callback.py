@@ -11,11 +11,11 @@ import importlib.util
 import json
 import os
 import shlex
+import shutil
 import socket
 import sys
 import traceback
 from collections.abc import Callable
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,14 +23,14 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, read_write
 
-from tuneledger.conf import bind, conf_dir, plain
+from tuneledger.conf import bind, composition_errors, conf_dir, plain
 from tuneledger.errors import UserError, exit_code
 from tuneledger.ledger.provenance import file_digests, run_key
 from tuneledger.ledger.tracker import Tracker, check_tracking, shared_line
 from tuneledger.paths import BEST_MODEL, REPORTS, TOKENIZED, code_root, write_text
 from tuneledger.pipeline import ensure_tokenized
 from tuneledger.sweep.folder import SweepFolder, claim
-from tuneledger.sweep.space import read_space
+from tuneledger.sweep.space import Space, read_space
 from tuneledger.sweep.sweeper import planned_trials
 
 if TYPE_CHECKING:  # imports pandas and matplotlib, for which a start need not wait
@@ -57,15 +57,20 @@ class Sweep(Callback):
         or_leave(self.close)
 
     def open(self, config: DictConfig) -> None:
-        check_plugin(config.hydra.launcher)
+        # Now, for `close`: it may run at exit, when pandas cannot be imported any more (it wants to start threads).
+        import tuneledger.sweep.jobs  # noqa: F401
+
+        check_launcher(config.hydra.launcher)
         self.settings = plain(OmegaConf.masked_copy(config, [key for key in config if key != "hydra"]))
         self.tracking = bind(check_tracking, "tracking", self.settings["tracking"])
         check_tracking(**self.tracking)
         sweeper = OmegaConf.to_container(config.hydra.sweeper, resolve=True)
         given = OmegaConf.to_container(config.hydra.overrides.task)
         arguments = [*(f"{key}={value}" for key, value in (sweeper.get("params") or {}).items()), *given]
-        self.space = read_space(arguments, GlobalHydra.instance().config_loader())
+        loader = GlobalHydra.instance().config_loader()
+        self.space = read_space(arguments, loader)
         self.planned = planned_trials(self.space, sweeper)
+        check_composes(config, self.space, loader)
         ensure_tokenized()
         self.tokenized = code_root() / TOKENIZED
         identity = sweep_identity([given, sweeper], self.settings, self.tokenized)
@@ -81,9 +86,6 @@ class Sweep(Callback):
         line = shared_line() if self.tracking["enabled"] else None
         self.parent = Tracker(self.tracking["enabled"], line)
         self.closed = False
-        # Now, since a process that is ending can no longer import what `close` needs.
-        import_module("tuneledger.show.sweep")
-        import_module("tuneledger.sweep.jobs")
         # Hydra does not call on_multirun_end when a job failed or the sweep was interrupted.
         atexit.register(self.close)
         self._open_parent()
@@ -177,11 +179,28 @@ def or_leave(action: Callable[[], None]) -> None:
         sys.exit(code)
 
 
-def check_plugin(launcher: DictConfig) -> None:
-    """Raise UserError if the launcher asked for is not installed."""
+def check_launcher(launcher: DictConfig) -> None:
+    """Raise UserError if the launcher asked for is not installed, or has no cluster to launch on."""
     package = launcher._target_.split(".")[1] if launcher._target_.startswith("hydra_plugins.") else ""
     if package in EXTRAS and importlib.util.find_spec(f"hydra_plugins.{package}") is None:
         raise UserError(f"this launcher is not installed: pip install 'tuneledger[{EXTRAS[package]}]'")
+    if launcher._target_.endswith(".SlurmLauncher") and shutil.which("srun") is None:
+        raise UserError("there is no srun on this machine: start the sweep where SLURM's commands are")
+
+
+def check_composes(config: DictConfig, space: Space, loader: Any) -> None:
+    """Raise UserError for a swept key or option that there is not: of a group each option is tried, else one value."""
+    tried = [f"{key}={interval.low}" for key, interval in space.intervals.items()]
+    for key, values in space.choices.items():
+        group = (conf_dir() / key.lstrip("+")).is_dir()
+        tried += [f"{key}={value}" for value in (values if group else values[:1])]
+    with composition_errors():
+        try:
+            for override in tried:
+                loader.load_sweep_config(config, [*space.fixed, override])
+        except Exception:
+            GlobalHydra.instance().clear()  # what turns this into a hint composes conf/ itself
+            raise
 
 
 def sweep_identity(asked: list[Any], settings: dict[str, Any], tokenized: Path) -> str:

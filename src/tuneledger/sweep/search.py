@@ -26,6 +26,7 @@ from tuneledger.sweep.trial import ENDED, drop_checkpoint, outcome, record
 
 PROPOSALS = "proposals.json"
 STARTUP = 4  # trials drawn at random before the first informed proposal; Optuna's own 10 leave a dozen trials none
+ATTEMPTS = 100  # to find values not tried before
 STATES = dict.fromkeys(("finished", "pruned", "diverged"), TrialState.COMPLETE) | {"failed": TrialState.FAIL}
 Values = dict[str, Any]
 Launch = Callable[[dict[int, Values], int | None], None]
@@ -125,10 +126,22 @@ def complete_proposals(folder: Path, space: Space, count: int, sampler: str, see
         if grid:
             proposals.append(grid[number])
         else:
-            history = to_optuna(folder, proposals, distributions)
-            proposals.append(propose(history, distributions, make_sampler(sampler, [seed, number])))
+            proposals.append(new_values(to_optuna(folder, proposals, distributions), distributions, sampler, seed))
         write_json(file, proposals)
     return proposals[:count]
+
+
+def new_values(
+    history: list[FrozenTrial], distributions: dict[str, BaseDistribution], sampler: str, seed: int
+) -> Values:
+    """The values of one more trial: other ones than before, which would give the same again."""
+    known = [trial.params for trial in history]
+    values = propose(history, distributions, make_sampler(sampler, [seed, len(known)]))
+    for attempt in range(ATTEMPTS):
+        if values not in known:
+            break
+        values = propose(history, distributions, make_sampler("random", [seed, len(known), attempt]))
+    return values
 
 
 def make_sampler(name: str, seed: list[int]) -> BaseSampler:

@@ -37,6 +37,11 @@ class Space:
     choices: dict[str, list[str]]
     intervals: dict[str, Interval]
 
+    def size(self) -> float:
+        """How many different trials there are; infinity with an interval of broken numbers."""
+        whole = [i.high - i.low + 1 if i.whole else math.inf for i in self.intervals.values()]
+        return math.prod([*(len(set(values)) for values in self.choices.values()), *whole])
+
     def grid(self) -> list[dict[str, str]]:
         """Every combination of the choices, the last key running fastest, as Hydra's own sweeper orders them.
 

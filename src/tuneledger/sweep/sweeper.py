@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,7 @@ def plan(
     Args:
         sampler: "gp" or "tpe" (Bayesian: by a Gaussian process, by densities of good and bad trials), "random", or
             "grid" (every combination of the choices).
-        n_trials: how many; None: as many as the grid has.
+        n_trials: how many, if there are so many different ones; None: all.
         generation: trials proposed and compared at a time; None: all at once for a grid, else a third of n_trials.
         min_epochs, reduction_factor: see `halving`; reduction_factor None prunes nothing.
         seed: of the proposals.
@@ -79,11 +80,10 @@ def plan(
     for key, (value, least) in limits.items():
         if value is not None and value < least:
             raise UserError(f"hydra.sweeper.{key} = {value}: give at least {least}")
-    if sampler == "grid":
-        size = len(space.grid())
-        n_trials = min(n_trials or size, size)
-    elif n_trials is None:
-        raise UserError(f"hydra.sweeper.n_trials is null: say how many trials sampler {sampler} may make")
+    size = len(space.grid()) if sampler == "grid" else space.size()
+    n_trials = min(size, math.inf if n_trials is None else n_trials)
+    if math.isinf(n_trials):
+        raise UserError("hydra.sweeper.n_trials is null: an interval has no end of values, so say how many to try")
     return {
         "sampler": sampler,
         "n_trials": n_trials,
