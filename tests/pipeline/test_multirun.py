@@ -116,7 +116,7 @@ def test_a_parent_with_a_child_for_each_job_and_the_winner_registered(grid: Path
     version = MlflowClient(f"sqlite:///{grid / 'mlflow.db'}").get_model_version_by_alias(
         "tuneledger-twins", "sweep-winner"
     )
-    assert (version.run_id, str(version.version)) == (winner.info.run_id, 1)
+    assert (version.run_id, str(version.version)) == (winner.info.run_id, "1")
 
 
 def test_the_page_and_the_table(grid: Path):

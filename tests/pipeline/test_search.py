@@ -149,14 +149,17 @@ def test_killed_with_all_its_children_and_started_again_it_ends_as_undisturbed(
 
 def test_a_grid_whose_trials_pause_fail_and_diverge(finished: Path, tmp_path: Path):
     project = copy(finished, tmp_path / "project")
-    grid = ["hydra/sweeper=search", "hydra.sweeper.sampler=grid", "optim.lr=1e-3,0,1e30", 'tracking="off"']
+    grid = ["hydra/sweeper=search", "hydra.sweeper.sampler=grid", "optim.lr=1e-3,0,1e30", "tracking.enabled=false"]
     done = scratch.stage(project, "train", "--multirun", *grid, check=False)
     assert done.returncode == 2
     assert "error: optim.lr = 0: give a positive number" in done.stderr
     sweep = the_sweep(project)
     assert [trial["outcome"] for trial in outcomes(sweep).values()] == ["finished", "failed", "diverged"]
     # The first one has the project's own settings, and was trained in two goes.
-    assert re.findall(r"#0 : .*", done.stdout) == ["#0 : optim.lr=0.001 +until_epoch=1", "#0 : optim.lr=0.001"]
+    assert re.findall(r"#0 : .*", done.stdout) == [
+        "#0 : tracking.enabled=false optim.lr=0.001 +until_epoch=1",
+        "#0 : tracking.enabled=false optim.lr=0.001",
+    ]
     for file in ("results/train/epochs.csv", "results/train/steps.csv", "models/best/model.safetensors"):
         assert (sweep / "0" / file).read_bytes() == (finished / file).read_bytes()
 
