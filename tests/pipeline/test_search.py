@@ -41,9 +41,9 @@ def copy(finished: Path, target: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def undisturbed(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A project after a search that nothing disturbed, two trials at a time."""
+    """A project after a search that nothing disturbed."""
     project = copy(finished, tmp_path_factory.mktemp("search") / "project")
-    search(project, "hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
+    search(project)
     return project
 
 
@@ -55,6 +55,11 @@ def the_sweep(project: Path) -> Path:
 def outcomes(sweep: Path) -> dict[str, dict]:
     files = sorted(sweep.glob("*/outcome.json"))
     return {file.parent.name: json.loads(file.read_text()) for file in files}
+
+
+def first_loss(trial: Path) -> float:
+    header, first, *_ = (trial / "results/train/epochs.csv").read_text().splitlines()
+    return float(first.split(",")[header.split(",").index("val_loss")])
 
 
 def runs(project: Path) -> list:
@@ -85,17 +90,19 @@ def test_the_worse_stop_after_an_epoch_and_the_table_says_why(undisturbed: Path)
         )
         assert known[name]["reason"] in (sweep / "sweep.md").read_text()
         assert not (sweep / name / "models").exists()
-    first = {known[name]["val_loss"]: name for name in ("0", "1", "2") if name in pruned}
-    assert max(known[name]["val_loss"] for name in finished) < min(first)
+    assert {name in pruned for name in ("0", "1", "2")} == {True, False}
+    assert [name for name in ("0", "1", "2") if name in finished] == [
+        min(("0", "1", "2"), key=lambda name: first_loss(sweep / name))
+    ]
     assert not list(sweep.glob("*/checkpoint/*.ckpt"))
 
 
 def test_every_trial_is_a_child_run_with_its_outcome_and_parameters(undisturbed: Path):
     sweep = the_sweep(undisturbed)
     proposals = json.loads((sweep / "proposals.json").read_text())
+    assert {run.info.status for run in runs(undisturbed)} == {"FINISHED"}
     children = {run.info.run_id: run for run in runs(undisturbed) if "mlflow.parentRunId" in run.data.tags}
     assert len(children) == len(proposals) == 6
-    assert {child.info.status for child in children.values()} == {"FINISHED"}
     for name, trial in outcomes(sweep).items():
         child = children[(sweep / name / "checkpoint/mlflow_run_id").read_text().strip()]
         assert child.data.tags["outcome"] == trial["outcome"]
@@ -181,9 +188,7 @@ def test_a_grid_whose_trials_pause_fail_and_diverge(finished: Path, tmp_path: Pa
             ["+hydra.sweeper.n_trial=5", "seed=1,2"],
             "unknown key hydra.sweeper.n_trial: did you mean hydra.sweeper.n_trials?",
         ),
-        (["hydra.sweeper.n_trials=three", "seed=1,2"], "hydra.sweeper.n_trials = three: should be a valid integer"),
         (["seed=1"], "nothing to search: give a key several values, such as optim.lr=1e-5,1e-4 or interval(1e-5,1e-3)"),
-        (["optim.lr=interval(3,1)"], "optim.lr=interval(3.0,1.0): give two numbers, the smaller one first"),
         (["optim.lrr=tag(log,interval(1,3))"], "unknown key optim.lrr: did you mean optim.lr?"),
     ],
 )

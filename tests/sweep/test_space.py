@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from math import inf
 from typing import Any
 
 import pytest
@@ -103,3 +104,17 @@ def test_the_grid_is_in_the_order_in_which_hydra_numbers_its_jobs(loader):
 def test_an_interval_is_no_grid(loader):
     with pytest.raises(UserError, match=r"^optim\.lr is an interval, .* use hydra/sweeper=search"):
         read_space(["seed=1,2", "optim.lr=interval(0,1)"], loader).grid()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "size"),
+    [
+        (["seed=1"], 1),
+        (["seed=1,2,3", "loader=glob(*)"], 6),
+        (["seed=1,2,2"], 2),
+        (["seed=1,2", "loader.batch_size=int(interval(8,10))"], 6),
+        (["seed=1,2", "optim.lr=interval(1,2)"], inf),
+    ],
+)
+def test_the_size_is_the_number_of_different_trials(loader, arguments, size):
+    assert read_space(arguments, loader).size() == size
