@@ -11,6 +11,7 @@ from tuneledger.judge.lr_range import find_range, smooth
 from tuneledger.show.lr_find import RangeTest
 
 START = 0.7
+CHANCE = 0.69  # of two labels, about as frequent as each other
 
 
 def rates(steps: int = 80, low: float = 1e-7, high: float = 1.0) -> np.ndarray:
@@ -33,7 +34,7 @@ def range_test(losses: np.ndarray | None = None, **changes: Any) -> RangeTest:
     losses = valley(at) if losses is None else losses
     scatter = np.random.default_rng(0).normal(0, 0.05, len(at))
     columns = {"step": range(1, len(at) + 1), "lr": at, "batch_loss": losses + scatter, "loss": losses}
-    found = find_range(at, losses, START)
+    found = find_range(at, losses, START, CHANCE)
     values = {
         "curve": pd.DataFrame(columns | {"smoothed": smooth(at, losses, START)}),
         "model": "a model",
@@ -45,6 +46,7 @@ def range_test(losses: np.ndarray | None = None, **changes: Any) -> RangeTest:
         "max_lr": 1.0,
         "steps": 80,
         "start": START,
+        "chance": CHANCE,
         **vars(found),
         "command": "python -m tuneledger.stages.train --multirun optim.lr=1e-5,3e-5" if found.low else "",
     }

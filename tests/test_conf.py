@@ -7,9 +7,20 @@ import sys
 
 import pytest
 import scratch
+from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from tuneledger import conf
-from tuneledger.conf import bind, compose, composition_errors, flatten, guard, read_params
+from tuneledger.conf import (
+    bind,
+    compose,
+    composition_errors,
+    differences,
+    flatten,
+    guard,
+    literal,
+    overrides,
+    read_params,
+)
 from tuneledger.errors import UserError
 
 
@@ -278,3 +289,35 @@ def test_the_plugin_registers_the_resolver_in_a_process_that_knows_nothing_of_th
         check=True,
     )
     assert done.stdout.strip() == conf.conf_sha()
+
+
+def test_overrides_are_what_conf_would_set_otherwise():
+    composed = compose()
+    sections = {name: composed[name] for name in ("seed", "optim")}
+    assert overrides(sections) == []
+    assert overrides({"seed": 2, "optim": sections["optim"] | {"lr": 3e-5}}) == ["seed=2", "optim.lr=3e-05"]
+
+
+def test_differences_add_and_remove_keys():
+    assert differences({"data.path": "a", "data.hub": None}, {"data.path": "a", "data.text": ["x"]}) == [
+        "++data.text=[x]",
+        "~data.hub",
+    ]
+
+
+@pytest.mark.parametrize(
+    "value",
+    [5e-5, 3, True, None, "null", "true", "1e3", "plain/path.tsv", "two words", "it's", r"back\slash", "a,b=c",
+     "", [0.9, 0.999], ["a b", None], {"train": "train.csv", "test": None}],
+)  # fmt: skip
+def test_hydra_reads_a_literal_back(value):
+    override = OverridesParser.create().parse_override(f"key={literal(value)}")
+    assert unquoted(override.value()) == value
+
+
+def unquoted(value):
+    if isinstance(value, dict):
+        return {key: unquoted(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [unquoted(inner) for inner in value]
+    return getattr(value, "text", value)

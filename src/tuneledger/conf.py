@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import inspect
+import json
 import os
 import re
 import sys
@@ -22,6 +23,7 @@ from yaml import YAMLError
 from tuneledger.errors import UserError
 from tuneledger.paths import PARAMS, code_root
 
+_CONSTANTS = {"null", "true", "false", "nan", "inf"}
 COMPOSE = "python -m tuneledger.stages.config"  # `dvc repro` cannot: dvc.yaml takes data.path from params.yaml
 
 
@@ -146,6 +148,50 @@ def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[name] = value
     return flat
+
+
+def two_levels(params: dict[str, Any]) -> dict[str, Any]:
+    """Sections as one level of keys "section.key"; what lies deeper stays a value."""
+    flat: dict[str, Any] = {}
+    for name, section in params.items():
+        flat |= (
+            {f"{name}.{key}": value for key, value in section.items()} if isinstance(section, dict) else {name: section}
+        )
+    return flat
+
+
+def overrides(params: dict[str, Any]) -> list[str]:
+    """The `-S` arguments that turn conf/ as it is now into these sections."""
+    try:
+        composed = compose()
+    except UserError:  # conf/ is being edited; the report of a finished run must not fail for that
+        return []
+    return differences(two_levels({name: composed[name] for name in params if name in composed}), two_levels(params))
+
+
+def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """Hydra overrides that turn settings `old` into `new`, both keyed "section.key"."""
+    changed = [
+        f"{'' if key in old else '++'}{key}={literal(value)}"
+        for key, value in new.items()
+        if key not in old or old[key] != value
+    ]
+    return changed + [f"~{key}" for key in old if key not in new]
+
+
+def literal(value: Any) -> str:
+    """A value in Hydra's override grammar."""
+    if isinstance(value, dict):
+        return "{" + ",".join(f"{key}:{literal(inner)}" for key, inner in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ",".join(literal(inner) for inner in value) + "]"
+    if not isinstance(value, str):
+        return json.dumps(value)
+    # A bare word that looks like a number, a boolean or null is read as one, hence quotes for all but plain words.
+    if re.fullmatch(r"[A-Za-z_/.][\w/.:-]*", value, re.ASCII) and value.lower() not in _CONSTANTS:
+        return value
+    # Backslashes count as escapes only where they stand before a quote.
+    return "'" + re.sub(r"(\\*)('|\Z)", lambda m: m[1] * 2 + ("\\'" if m[2] else ""), value) + "'"
 
 
 def read_params(*sections: str, path: Path = PARAMS) -> dict[str, Any]:

@@ -70,14 +70,17 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def require(path: Path) -> Path:
+def require(path: Path, maker: str = "dvc repro") -> Path:
     """`path` if it exists.
 
+    Args:
+        maker: the command that makes it.
+
     Raises:
-        UserError: it does not; the pipeline makes it.
+        UserError: it does not.
     """
     if not path.exists():
-        raise UserError(f"{path} is missing: run `dvc repro`, which writes it")
+        raise UserError(f"{path} is missing: run `{maker}`, which writes it")
     return path
 
 

@@ -13,7 +13,7 @@ STEP = RATES[1] / RATES[0]  # from one rate to the next
 
 
 def found(losses: np.ndarray, rates: np.ndarray = RATES) -> Range:
-    return find_range(rates, losses, curves.START)
+    return find_range(rates, losses, curves.START, curves.CHANCE)
 
 
 def none(**seen: Any) -> Range:
@@ -38,7 +38,7 @@ class TestFindRange:
     @pytest.mark.parametrize("scale", [0.2, 5])
     def test_the_unit_of_the_loss_does_not_matter(self, scale):
         losses = curves.valley(RATES)
-        scaled = find_range(RATES, losses * scale, curves.START * scale)
+        scaled = find_range(RATES, losses * scale, curves.START * scale, curves.CHANCE * scale)
         here = found(losses)
         assert (scaled.low, scaled.high) == pytest.approx((here.low, here.high))
 
@@ -62,6 +62,25 @@ class TestFindRange:
         seen = found(losses, part)
         assert part[-5] <= seen.diverges <= part[-1]
         assert seen.low < seen.high <= seen.diverges
+
+    def test_a_last_loss_that_is_no_number_has_diverged_however_deep_the_valley(self):
+        part = RATES[RATES < 2e-4]
+        losses = curves.valley(part, depth=0.65)
+        losses[-1] = np.nan
+        assert smooth(part, losses, curves.START)[-1] < curves.START
+        assert found(losses, part).diverges == part[-1]
+
+    def test_with_a_rare_label_all_is_lost_at_chance_and_not_only_at_the_start(self):
+        chance = 0.2  # of one label in twenty; two equal weights for the labels begin at 0.7
+        losses = curves.valley(RATES, learns=1e-5, lowest=3e-4, depth=0.6)
+        losses = np.where(RATES > 5e-4, 0.35, losses)  # a spent model gives the frequencies, roughly
+        seen = find_range(RATES, losses, curves.START, chance)
+        assert 3e-4 < seen.diverges < 7e-4
+        assert find_range(RATES, losses, curves.START, 0.69).diverges is None
+
+    def test_a_loss_that_never_came_near_chance_is_lost_at_the_start(self):
+        losses = curves.valley(RATES)
+        assert find_range(RATES, losses, curves.START, 0.2) == found(losses)
 
     def test_a_narrow_valley_gets_a_decade_where_there_is_room(self):
         seen = found(curves.valley(RATES, learns=1e-5, lowest=5e-5))

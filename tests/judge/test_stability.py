@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from tuneledger.judge.stability import LAST, MARGIN, chance_loss, ending, outcome, regime
+from tuneledger.judge.stability import LAST, MARGIN, chance_loss, ending, outcome, regime, threshold
 
 CHANCE = math.log(2)
 
@@ -47,9 +47,16 @@ class TestOutcome:
         noisy = [CHANCE - 0.05 + 0.4 * (-1) ** step for step in range(50)]
         assert outcome(noisy, CHANCE) == "chance"
 
-    def test_just_within_and_just_above_the_margin(self):
-        assert outcome([CHANCE + MARGIN - 1e-6] * 50, CHANCE) == "chance"
-        assert outcome([CHANCE + MARGIN + 1e-6] * 50, CHANCE) == "diverged"
+    @pytest.mark.parametrize("first", [CHANCE - 0.1, CHANCE, CHANCE + 0.5])
+    def test_just_within_and_just_above_the_margin(self, first):
+        end = max(first, CHANCE) + MARGIN
+        assert threshold(first, CHANCE) == end
+        assert outcome([first] + [end - 1e-6] * 49, CHANCE) == "chance"
+        assert outcome([first] + [end + 1e-6] * 49, CHANCE) == "diverged"
+
+    def test_a_slow_fall_towards_a_low_chance_is_no_divergence(self):
+        one_in_twenty = chance_loss(np.array([0] * 19 + [1]))
+        assert outcome(np.linspace(0.69, 0.6, 50).tolist(), one_in_twenty) == "chance"
 
     def test_only_the_end_counts(self):
         assert outcome([50.0] * 40 + [0.2] * LAST, CHANCE) == "learns"

@@ -20,6 +20,7 @@ pytest.importorskip("optuna")
 # Three trials, then three more that know of them; of each three one goes on after the first epoch.
 SEARCH = (
     "hydra/sweeper=search",
+    "hydra/launcher=parallel",
     "hydra.sweeper.n_trials=6",
     "hydra.sweeper.generation=3",
     "optim.lr=tag(log,interval(1e-4,1e-2))",
@@ -150,8 +151,11 @@ def test_killed_with_all_its_children_and_started_again_it_ends_as_undisturbed(
     assert {file: file.stat().st_mtime_ns for file in known} == times
     assert {run.info.status for run in runs(project)} == {"FINISHED"}
     assert len(runs(project)) == 1 + 6
-    launched = re.findall(r"#(\d) : .*", done.stdout)
-    assert not {file.parent.name for file in known} & set(launched)
+    launched = " ".join(re.findall(r"#\d : (.*)", done.stdout))
+    values = json.loads((sweep / "proposals.json").read_text())
+    ended = {int(file.parent.name) for file in known}
+    again = {number for number in range(6) if f"optim.lr={values[number]['optim.lr']} " in launched}
+    assert again == {*range(6)} - ended
 
 
 def test_a_grid_whose_trials_pause_fail_and_diverge(finished: Path, tmp_path: Path):

@@ -6,12 +6,15 @@ A new page is a fixture that gives its HTML and a name in PAGES.
 from __future__ import annotations
 
 import browser
+import clouds
 import curves
+import descents
 import pytest
+import sweeps
 
-from tuneledger.show import lr_find, report
+from tuneledger.show import descent, lr_find, report, structure, sweep
 
-PAGES = ("report_page", "lr_find_page")
+PAGES = ("report_page", "lr_find_page", "descent_page", "structure_page", "illustrated_page", "sweep_page")
 
 pytestmark = pytest.mark.skipif(
     browser.find() is None, reason=f"no browser to look at the pages with: install one of {', '.join(browser.NAMES)}"
@@ -28,11 +31,50 @@ def lr_find_page() -> str:
     return lr_find.html(curves.range_test())
 
 
+@pytest.fixture
+def descent_page() -> str:
+    return descent.html(descents.values())
+
+
+@pytest.fixture
+def structure_page() -> str:
+    return structure.html(clouds.values(["a paraphrase", "another meaning", "neither"]))
+
+
+@pytest.fixture
+def illustrated_page(results) -> str:
+    sections = [
+        lr_find.section(curves.range_test()),
+        descent.section(descents.values()),
+        structure.section(clouds.values()),
+    ]
+    return report.html(results, sections)
+
+
+@pytest.fixture
+def sweep_page() -> str:
+    return sweep.html(sweeps.rates_by_seeds())
+
+
 @pytest.mark.parametrize("scheme", browser.SCHEMES)
 @pytest.mark.parametrize("width", [360, 1280])
 @pytest.mark.parametrize("page", PAGES)
 def test_a_page_is_sound(page, width, scheme, request):
     assert browser.problems(request.getfixturevalue(page), width, scheme) == []
+
+
+def as_printed(page: str) -> str:
+    """The page with the styles that it has on paper."""
+    return page.replace("@media print", "@media all").replace("@media screen", "@media not all")
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_a_page_is_sound_on_paper_and_has_no_buttons_there(page, request):
+    check = """<script>
+      for (const button of document.querySelectorAll('button')) if (button.checkVisibility()) throw new Error('button');
+    </script>"""
+    printed = as_printed(request.getfixturevalue(page)).replace("</body>", f"{check}</body>")
+    assert browser.problems(printed, 718, "light") == []  # A4 less its margins
 
 
 def around(body: str, style: str = "") -> str:

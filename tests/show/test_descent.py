@@ -81,18 +81,18 @@ class TestTexts:
         )
 
     def test_a_path_is_told_with_what_it_did(self, values):
-        run = {"rate": 0.5, "regime": "zigzag", "loss": 0.6, "rises": 1, "crossings": 20}
+        run = {"rate": 0.5, "regime": "zigzag", "loss": 0.6, "rises": 1, "turns": 20}
         summary = {**values.summary, "edge": 0.8, "start_loss": 0.7, "lowest_loss": 0.5}
         assert descent.path_text(run, summary) == (
-            "At 62\N{NO-BREAK SPACE}% of the edge, more than half, it should zigzag but close in. In 20 "
-            "iterations it crossed the floor of the valley 20 times, the loss rose once, and it ended at "
+            "At 62\N{NO-BREAK SPACE}% of the edge, more than half, it should zigzag near the minimum but close in. "
+            "In 20 iterations it turned back across the valley 20 times, the loss rose once, and it ended at "
             "0.6000, 50 % of the way down."
         )
 
     def test_a_loss_above_that_of_the_start_is_no_way_down(self, values):
-        run = {"rate": 5.0, "regime": "unstable", "loss": 9.5, "rises": 10, "crossings": 0}
+        run = {"rate": 5.0, "regime": "unstable", "loss": 9.5, "rises": 10, "turns": 0}
         assert descent.path_text(run, values.summary).endswith(
-            "it stayed on one side, the loss rose 10 times, and it ended at 9.5000, no lower than at the start."
+            "it never turned back, the loss rose 10 times, and it ended at 9.5000, no lower than at the start."
         )
 
     def test_a_diverged_encoder_is_told_with_the_rule(self, values):

@@ -14,10 +14,15 @@ def test_the_range_its_rule_and_the_command_are_said():
     page = lr_find.html(curves.range_test(low=3.04e-5, high=4.6e-4))
     assert "<h1>a model on twins</h1>" in page
     assert '<p class="lr_find-range">3e-5 to 4.6e-4</p>' in page
-    assert "a model learned over this range, before it lost everything again at 9.2e-3." in page
+    assert "the loss of a model fell over this range, before all was lost again at 9.2e-3. Each rate" in page
     assert '<pre class="lr_find-command">python -m tuneledger.stages.train --multirun optim.lr=1e-5,3e-5</pre>' in page
     assert "The range starts where the smoothed loss has fallen by 33% of its greatest fall." in page
     assert "It ends 2 times below the rate that diverges, or 10 times above its start" in page
+
+
+def test_a_loss_that_stays_above_chance_is_not_called_learning():
+    assert "learned little more" not in lr_find.html(curves.range_test())
+    assert "It did not fall below 0.600, the loss of always giving the" in lr_find.html(curves.range_test(chance=0.6))
 
 
 def test_what_was_measured():
@@ -25,7 +30,8 @@ def test_what_was_measured():
     assert lr_find.facts(test) == [
         ["Loss before the ramp", ("0.700", "of the 32 held-out examples")],
         ["Lowest loss", ("0.608", "smoothed, at 2.9e-4")],
-        ["Diverges at", ("9.2e-3", "from here on the smoothed loss is back where it began")],
+        ["Chance", ("0.690", "always giving the frequencies of their labels")],
+        ["Diverges at", ("9.2e-3", "from here on what was gained is lost")],
         ["Ramp", ("1e-7 to 1", "80 of 80 steps, 16 examples each, seed 7")],
     ]
 

@@ -5,6 +5,7 @@ from dataclasses import replace
 from itertools import pairwise
 from xml.etree import ElementTree
 
+import browser
 import clouds
 import pandas as pd
 import pytest
@@ -37,6 +38,34 @@ def places(frame: str) -> list[tuple[float, float]]:
 def test_a_frame_for_each_epoch_and_before(page):
     titles = [re.search("<h3>(.*?)</h3>", frame)[1] for frame in frames_of(page)]
     assert titles == ["Before training", "After epoch 1", "After epoch 2", "After epoch 3"]
+
+
+@pytest.mark.skipif(browser.find() is None, reason="no browser to play the frames in")
+@pytest.mark.parametrize("width", [360, 1280])
+def test_the_player_steps_and_plays(page, width):
+    played = """<script>
+      const stage = document.querySelector('.structure-stage');
+      const said = document.querySelector('.structure-said');
+      const title = () => [...document.querySelectorAll('.structure-now h3')].map(h3 => h3.textContent).join();
+      const expect = (found, wanted) => { if (found !== wanted) throw new Error(`${found} for ${wanted}`); };
+      const press = (key, more) => {
+        const event = new KeyboardEvent('keydown', {key, bubbles: true, cancelable: true, ...more});
+        stage.dispatchEvent(event);
+        return event.defaultPrevented;
+      };
+      expect(title(), 'Before training');
+      document.querySelector('[data-step="1"]').click();
+      expect(title(), 'After epoch 1');
+      expect(press('ArrowRight'), true);
+      expect(title(), 'After epoch 2');
+      expect(press('ArrowLeft', {altKey: true}), false);
+      expect(title(), 'After epoch 2');
+      expect(said.textContent.slice(0, 27), 'After epoch 2: separability');
+      document.querySelector('.structure-play').click();
+      expect(title(), 'After epoch 3');
+      expect(document.querySelector('.structure-play').textContent, 'Pause');
+    </script>"""
+    assert browser.problems(page.replace("</body>", f"{played}</body>"), width, "light") == []
 
 
 def test_every_frame_has_every_row_in_the_same_order(values, page):

@@ -226,6 +226,7 @@ def test_where_score_and_rows_point_apart_the_verdict_is_mixed(metric, mode, sec
             "Its lead over each of the 2 other settings",
         ),
         (sweeps.sweep([sweeps.trial(0)]), "Only optim.lr=1e-5 finished", "There is nothing to compare it with."),
+        (sweeps.sweep([sweeps.trial(0, overrides={})]), "Nothing was swept", "There is nothing to compare it with."),
         (sweeps.seeds(), "Only the seed was swept", "Over 4 seeds its validation loss goes from 0.3300 to 0.3600"),
         (sweeps.nothing_finished(), "No trial finished", "why each one ended"),
         (sweeps.sweep([]), "No trial finished", "nothing to rank"),

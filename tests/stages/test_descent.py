@@ -117,20 +117,6 @@ def test_the_surface_holds_all_paths(data, done):
     assert len(surface) == stage.GRID**2
 
 
-def test_the_tracked_run_gets_the_page_the_pictures_and_the_edges(data, done, monkeypatch, summary):
-    calls = []
-    monkeypatch.setattr("tuneledger.ledger.tracking.append", lambda *args, **kwargs: calls.append((args, kwargs)))
-    monkeypatch.chdir(data)
-    (data / "results/train").mkdir()
-    (data / "results/train/run.json").write_text(json.dumps({"mlflow_run_id": "feedbeef"}))
-    stage.main()
-    (((run_id,), given),) = calls
-    assert run_id == "feedbeef" and given["tracking"] == PARAMS["tracking"]
-    assert given["metrics"] == {"descent_edge": summary["edge"], "descent_measured_edge": summary["measured_edge"]}
-    shown = {name for name in FILES if name.startswith("reports/") and not name.endswith("section.html")}
-    assert {path.as_posix() for path in given["artifacts"]} == shown
-
-
 @pytest.mark.parametrize(
     ("section", "message"),
     [

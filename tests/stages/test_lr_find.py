@@ -114,19 +114,6 @@ def test_the_curve_has_a_line_a_step(data, done):
     assert curve["lr"].iloc[0] == 1e-4 and curve["lr"].is_monotonic_increasing
 
 
-def test_the_tracked_run_gets_the_ends_and_the_pages(data, done, monkeypatch, summary):
-    calls = []
-    monkeypatch.setattr("tuneledger.ledger.tracking.append", lambda *args, **kwargs: calls.append((args, kwargs)))
-    (data / "results/train").mkdir(exist_ok=True)
-    (data / "results/train/run.json").write_text(json.dumps({"mlflow_run_id": "feedbeef"}))
-    under_dvc(data, monkeypatch)
-    (data / "results/train/run.json").unlink()
-    (((run_id,), given),) = calls
-    assert run_id == "feedbeef"
-    assert given["metrics"] == {"lr_find_low": summary["low"], "lr_find_high": summary["high"]}
-    assert {path.name for path in given["artifacts"]} == {"lr_find.html", "lr_find-curve.svg"}
-
-
 class TestSweepCommand:
     def test_four_rates_with_the_overrides_of_the_ramp(self):
         command = stage.sweep_command(Range(low=4e-5, high=4e-4), ["model=tiny", "data.path='my data'"])

@@ -1,11 +1,11 @@
 from __future__ import annotations
 
 import json
+import re
 
 import numpy as np
 import pandas as pd
 import pytest
-from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from tuneledger.errors import UserError
 from tuneledger.stages import report as stage
@@ -73,7 +73,8 @@ def project(tmp_path, monkeypatch):
             "shared_sentences": {},
         },
     )
-    monkeypatch.setattr(stage, "compose", lambda: CONF)
+    monkeypatch.setattr("tuneledger.conf.compose", lambda: CONF)
+    monkeypatch.setattr("sys.argv", ["report"])
     return tmp_path
 
 
@@ -146,32 +147,23 @@ def test_a_misspelt_key_of_the_card(project):
         stage.main()
 
 
-def test_overrides_are_what_conf_would_set_otherwise(project):
-    sections = {name: CONF[name] for name in stage.SECTIONS}
-    assert stage.overrides(sections) == []
-    assert stage.overrides(sections | {"seed": 2, "optim": {"lr": 5e-5}}) == ["seed=2", "optim.lr=5e-05"]
+def test_the_illustrated_report_takes_the_sections_and_tracks_pages_and_pictures(project, appended, monkeypatch):
+    for name in stage.PICTURES:
+        (project / "reports" / name).mkdir(parents=True)
+        (project / "reports" / name / "section.html").write_text(f"<p>section {name}</p>")
+        (project / "reports" / name / f"{name}-one.svg").write_text("<svg/>")
+    monkeypatch.setattr("sys.argv", ["report", "--illustrated"])
+    stage.main()
+    page = (project / "reports/illustrated.html").read_text(encoding="utf-8")
+    assert re.findall(r"<p>section (\w+)</p>", page) == list(stage.PICTURES)
+    assert not (project / "reports/report.html").exists()
+    (((run_id,), given),) = appended
+    assert run_id == "feedbeef" and given["metrics"] == {}
+    pages = {"illustrated.html", *(f"{name}.html" for name in stage.PICTURES)}
+    assert {path.name for path in given["artifacts"]} == pages | {f"{name}-one.svg" for name in stage.PICTURES}
 
 
-def test_differences_add_and_remove_keys():
-    assert stage.differences({"data.path": "a", "data.hub": None}, {"data.path": "a", "data.text": ["x"]}) == [
-        "++data.text=[x]",
-        "~data.hub",
-    ]
-
-
-@pytest.mark.parametrize(
-    "value",
-    [5e-5, 3, True, None, "null", "true", "1e3", "plain/path.tsv", "two words", "it's", r"back\slash", "a,b=c",
-     "", [0.9, 0.999], ["a b", None], {"train": "train.csv", "test": None}],
-)  # fmt: skip
-def test_hydra_reads_a_literal_back(value):
-    override = OverridesParser.create().parse_override(f"key={stage.literal(value)}")
-    assert unquoted(override.value()) == value
-
-
-def unquoted(value):
-    if isinstance(value, dict):
-        return {key: unquoted(inner) for key, inner in value.items()}
-    if isinstance(value, list):
-        return [unquoted(inner) for inner in value]
-    return getattr(value, "text", value)
+def test_a_missing_picture_is_named_with_what_makes_it(project, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["report", "--illustrated"])
+    with pytest.raises(UserError, match=r"section\.html is missing: run `dvc repro pictures/dvc\.yaml`"):
+        stage.main()

@@ -117,29 +117,6 @@ def test_the_page_is_made_of_the_files_alone(project):
     assert set(values.points["label"]) == set(NAMES)
 
 
-def test_figures_and_page_reach_the_run(project, monkeypatch):
-    from mlflow import MlflowClient
-
-    from tuneledger.ledger.tracking import connect
-
-    monkeypatch.setenv("DVC_ROOT", str(project))
-    tracking = {"enabled": True, "uri": None, "experiment": "e", "log_model": False, "system_metrics": False}
-    params = json.loads(Path("params.yaml").read_text()) | {"tracking": tracking}
-    Path("params.yaml").write_text(json.dumps(params))
-    client, experiment = connect(None, "e")
-    run_id = client.create_run(experiment).info.run_id
-    Path("results/train/run.json").write_text(json.dumps({"mlflow_run_id": run_id}))
-    stage.main()
-    frames = pd.read_csv("results/structure/frames.csv")
-    client = MlflowClient(f"sqlite:///{project}/mlflow.db")
-    assert client.get_run(run_id).data.metrics == {
-        "separability_before": frames["separability"].iloc[0],
-        "separability_last": frames["separability"].iloc[-1],
-    }
-    kept = {file.path for folder in ("reports", "structure") for file in client.list_artifacts(run_id, folder)}
-    assert kept == {"reports/structure.html", "structure/structure-frames.svg", "structure/structure-scores.svg"}
-
-
 def test_without_the_record(project):
     Path("results/train/validation.npz").unlink()
     with pytest.raises(UserError, match=r"results/train/validation\.npz is missing: run `dvc repro`"):

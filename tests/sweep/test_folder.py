@@ -53,6 +53,13 @@ def test_a_new_sweep_gets_the_folder_hydra_meant_for_it(tmp_path):
     assert state == {"identity": "same", "command": "train --multirun seed=1,2", "finished": False}
 
 
+def test_the_same_command_with_another_identity_says_what_it_leaves(tmp_path, capsys):
+    first = released(claimed(tmp_path))
+    assert claimed(tmp_path, identity="another", time="10-00-00").path != first.path
+    said = f"not going on with {first.path}: conf/, the data or the code has changed since\n"
+    assert capsys.readouterr().out == said
+
+
 def test_the_same_sweep_goes_on_in_its_folder_on_another_day(tmp_path):
     first = released(claimed(tmp_path))
     (first.path / "0").mkdir()

@@ -120,7 +120,8 @@ def test_every_trial_keeps_its_run(sweep):
     assert read_sweep(sweep, settings(), SPACE, 12).trials[3].run_id is None
 
 
-def test_the_sweep_as_a_whole(sweep):
+def test_the_sweep_as_a_whole(sweep, tmp_path, monkeypatch):
+    monkeypatch.setattr("tuneledger.sweep.jobs.code_root", lambda: tmp_path)
     results = read_sweep(sweep, settings(), SPACE, 12)
     assert results.name == "multirun/2026-11-24/09-30-00"
     assert results.command == "train --multirun seed=1,2"
@@ -130,6 +131,24 @@ def test_the_sweep_as_a_whole(sweep):
     assert results.price_text == "$3.6 an hour, your own price (cost.usd_per_hour), undated"
     assert winner(results).number == 0
     assert "| 1 | optim.lr=1e-4 |" in table(results)
+
+
+def test_a_sweep_elsewhere_is_promoted_by_its_whole_path(tmp_path):
+    folder = tmp_path / "my sweeps"
+    folder.mkdir()
+    (folder / "sweep.json").write_text('{"command": ""}')
+    assert read_sweep(folder, settings(), SPACE, 12).promote.endswith(f" '{folder}'")
+
+
+def test_a_job_that_has_only_just_begun_is_none_yet(sweep):
+    (sweep / "12/.hydra").mkdir(parents=True)
+    assert len(read_sweep(sweep, settings(), SPACE, 12).trials) == 6
+
+
+def test_a_trial_without_a_record_of_its_hardware_is_priced_as_the_others(sweep):
+    results = read_sweep(sweep, settings(usd_per_hour=None, gpu_usd_per_hour={"A": 3.6}), SPACE, 12)
+    failed = [trial for trial in results.trials if trial.outcome in ("failed", "diverged")]
+    assert failed and all(trial.usd == pytest.approx(trial.seconds / 1000) for trial in failed)
 
 
 def test_money(sweep):

@@ -87,7 +87,8 @@ class Trainer:
             file.write_text(json.dumps(rows))
         write_csv(self.folder / str(number) / "results/train/epochs.csv", rows)
         totals = {"train_seconds": 1.0 * len(rows), "validation_seconds": 0.0}
-        return SimpleNamespace(epochs=rows, steps=rows * STEPS, totals=totals, ended=len(rows) == MAX_EPOCHS)
+        ended = len(rows) == MAX_EPOCHS
+        return SimpleNamespace(epochs=rows, steps=rows * STEPS, totals=totals, ended=ended, late_signal=None)
 
 
 def settings(space: Space, **changes: Any) -> dict[str, Any]:
@@ -369,3 +370,10 @@ def test_the_plan_is_completed():
         settings(LR, sampler="grid")
     with pytest.raises(UserError, match=r"^nothing to search: give a key several values"):
         settings(Space(["seed=1"], {}, {}))
+
+
+@pytest.mark.parametrize("sampler", ["random", "tpe"])
+def test_a_finite_space_is_tried_to_its_end_and_nothing_twice(tmp_path, sampler):
+    space = Space([], {"seed": [str(seed) for seed in range(9)], "loader": ["padded", "grouped"]}, {})
+    run(tmp_path, space, lambda values: float(values["seed"]), sampler=sampler, n_trials=None)
+    assert len({tuple(sorted(values.items())) for values in proposals(tmp_path)}) == 18

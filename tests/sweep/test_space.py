@@ -73,6 +73,9 @@ def test_intervals(loader, text, interval):
         ("optim.lr=tag(log,interval(0,1))", "optim.lr=interval(0.0,1.0): a log scale needs numbers above 0"),
         ("seed=shuffle(1,2,3)", "seed: shuffle() gives another sweep each time; leave it out"),
         ("seed=shuffle(range(1,4))", "seed: shuffle() gives another sweep each time; leave it out"),
+        ("seed=range(3,1)", "seed=range(3,1): there is no value in it"),
+        ("seed=range(1,5,0)", "seed=range(1,5,0): range() arg 3 must not be zero"),
+        ("loader=glob(pad_*)", "loader=glob(pad_*): there is no value in it"),
         ("seed=tag(log,range(1,4))", "seed: a range has fixed steps, so the tag log means nothing; use interval"),
     ],
 )

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import gc
 import json
 import math
 import threading
 import time
+import weakref
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,10 +18,11 @@ from tuneledger.sweep.trial import CHECKPOINT, OUTCOME, RUN_ID, drop_checkpoint,
 ROWS = [{"epoch": 1, "val_loss": 0.5}, {"epoch": 2, "val_loss": 0.25}, {"epoch": 3, "val_loss": 0.375}]
 
 
-def a_fit(epochs: int, *, ended: bool) -> Any:
+def a_fit(epochs: int, *, ended: bool, late_signal: int | None = None) -> Any:
     """As `learn.fit.fit` gives it, as far as a trial looks."""
     totals = {"train_seconds": 2.0 * epochs, "validation_seconds": 0.5 * epochs}
-    return SimpleNamespace(epochs=ROWS[:epochs], steps=[{}] * 10 * epochs, totals=totals, ended=ended)
+    steps = [{}] * 10 * epochs
+    return SimpleNamespace(epochs=ROWS[:epochs], steps=steps, totals=totals, ended=ended, late_signal=late_signal)
 
 
 def never() -> Any:
@@ -131,7 +134,9 @@ def test_what_was_done_before_a_failure_or_a_divergence_is_counted(folder):
     assert 5.0 <= outcome(folder)["seconds"] < 6.0
 
 
-@pytest.mark.parametrize("stop", [Interrupted(15), KeyboardInterrupt(), SystemExit(1)])
+@pytest.mark.parametrize(
+    "stop", [Interrupted(15), KeyboardInterrupt(), SystemExit(1), OSError(28, "No space left on device"), MemoryError()]
+)
 def test_an_interrupted_one_is_not_recorded_and_can_go_on(folder, stop):
     with pytest.raises(type(stop)):
         run_trial(folder, failing(stop), None)
@@ -172,3 +177,29 @@ def test_a_record_is_json_of_one_line_reasons(tmp_path):
 
 def test_dropping_a_checkpoint_that_is_not_there_is_fine(tmp_path):
     drop_checkpoint(tmp_path)
+
+
+def test_a_signal_that_came_too_late_for_the_trial_ends_the_sweep_after_it(folder):
+    with pytest.raises(Interrupted):
+        run_trial(folder, lambda: a_fit(3, ended=True, late_signal=2), None)
+    assert outcome(folder)["outcome"] == "finished"
+    assert run_trial(folder, never, None) == 0.25
+    assert checkpoint(folder) == {RUN_ID}
+
+
+def test_a_failed_one_lets_go_of_what_it_held(folder):
+    class Tensor:
+        pass
+
+    held = []
+
+    def train() -> Any:
+        activations = Tensor()
+        held.append(weakref.ref(activations))
+        raise RuntimeError("out of memory")
+
+    with pytest.raises(RuntimeError) as kept:  # as Hydra keeps it
+        run_trial(folder, train, None)
+    gc.collect()
+    assert kept.value.__traceback__ is not None
+    assert held[0]() is None

@@ -2,9 +2,9 @@
 
 Source: L. N. Smith, "Cyclical learning rates for training neural networks", WACV 2017 (arXiv 1506.01186), section 3.3:
 the bounds are where learning starts and where it "slows, becomes ragged, or starts to fall". The rules here say how
-much that is, and keep a factor of two away from the edge: Y. Bengio, "Practical recommendations for gradient-based
-training of deep architectures", 2012 (arXiv 1206.5533), section 3.1.1, finds the best rate within a factor of two of
-the largest that does not diverge.
+much that is, and keep a factor of two away from the edge where that leaves a decade: Y. Bengio, "Practical
+recommendations for gradient-based training of deep architectures", 2012 (arXiv 1206.5533), section 3.1.1, finds the
+best rate within a factor of two of the largest that does not diverge.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ MARGIN = 2.0  # between the range and the rate that diverges
 NARROWEST = 10.0  # high / low where there is room: the edge moves by more from seed to seed than the start of learning
 FAINT = 0.01  # of the first loss: a fall of less is none
 CLEAR = 5.0  # standard errors that a fall must measure; of 1000 flat losses that only scatter 3 seem to fall so far
+ABOVE_CHANCE = 0.1  # nats: a model at most so far above chance has learnt how frequent the labels are
 BLOWN_UP = 1.5  # times the first loss, on average over the last half decade
 
 
@@ -31,7 +32,7 @@ class Range:
     Attributes:
         low, high: the suggested range; both or neither.
         lowest: where the smoothed loss is lowest before it diverges.
-        diverges: where the smoothed loss is back at its start, or no longer a number.
+        diverges: where the smoothed loss is back at its start, or a loss no longer a number.
         reason: why there is no range, "" if there is one.
     """
 
@@ -42,23 +43,30 @@ class Range:
     reason: str = ""
 
 
-def find_range(rates: np.ndarray, losses: np.ndarray, start: float) -> Range:
+def find_range(rates: np.ndarray, losses: np.ndarray, start: float, chance: float) -> Range:
     """Read the range off a ramp.
 
     `low` is where the smoothed loss has fallen by LEARNED of its greatest fall; `high` is the diverging rate over
     MARGIN, or if that is less than NARROWEST times `low`, this much, but no more than the diverging rate.
 
+    Where labels are rare, a model begins far above chance and one that has lost all it learnt does not come back up to
+    there: if the smoothed loss has come within ABOVE_CHANCE of chance, it diverges where it leaves that again.
+
     Args:
         rates: rising, equally far apart on a log scale.
         losses: after the step at each rate, on the same examples; the last may be NaN.
         start: the loss before the first step.
+        chance: loss of always giving the frequencies of the same examples' labels.
     """
     smoothed = smooth(rates, losses, start)
     fall = start - float(smoothed.min())
     if fall < FAINT * start:
         return Range(reason=f"the loss never falls by {FAINT:.0%}: lower lr_find.min_lr, or there is nothing to learn")
     first = int(np.argmax(smoothed <= start - LEARNED * fall))
-    back = np.flatnonzero((smoothed >= start) & (np.arange(len(rates)) > first))
+    settled = chance + ABOVE_CHANCE
+    learnt = np.flatnonzero(smoothed < settled)
+    lost, since = (settled, max(first, int(learnt[0]))) if settled < start and len(learnt) else (start, first)
+    back = np.flatnonzero(((smoothed >= lost) | ~np.isfinite(losses)) & (np.arange(len(rates)) > since))
     end = int(back[0]) if len(back) else len(rates)
     lowest = first + int(np.argmin(smoothed[first:end]))
     seen = Range(lowest=float(rates[lowest]), diverges=float(rates[end]) if len(back) else None)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 LAST = 10  # losses at the end of a run by which it is judged: 160 examples at the default batch size
-MARGIN = 0.1  # nats above chance: three standard errors of such a mean where two labels stand 70 to 30
+MARGIN = 0.1  # nats: three standard errors of such a mean where two labels stand 70 to 30
 
 
 def regime(rate: float, curvature: float) -> str:
@@ -37,12 +37,20 @@ def ending(losses: Sequence[float]) -> tuple[float, float]:
         return float(last.mean()), float(last.std(ddof=1) / np.sqrt(len(last)))
 
 
+def threshold(first: float, chance: float) -> float:
+    """The loss above which a short training has diverged: MARGIN above its first loss, or above chance if that is more.
+
+    A head of equal weights begins above chance where some labels are rare, and may take longer to come down to it.
+    """
+    return max(first, chance) + MARGIN
+
+
 def outcome(losses: Sequence[float], chance: float) -> str:
     """Whether a short training "diverged", stays at "chance", or "learns".
 
-    It diverged if a loss is not finite, or if the mean of the last LAST losses lies more than MARGIN above `chance`:
-    a model that knows nothing of its input but how frequent the labels are does better. It learns if that mean lies
-    below chance by more than two of its standard errors, and is at chance in between.
+    It diverged if a loss is not finite, or if the mean of the last LAST losses lies above the threshold: the model
+    that it began with does better, and so does one that knows only how frequent the labels are. It learns if that
+    mean lies below chance by more than two of its standard errors, and is "chance" in between.
 
     Args:
         losses: of each step, at least two or one that is not finite.
@@ -51,6 +59,6 @@ def outcome(losses: Sequence[float], chance: float) -> str:
     if not np.isfinite(losses).all():
         return "diverged"
     mean, error = ending(losses)
-    if mean > chance + MARGIN:
+    if mean > threshold(losses[0], chance):
         return "diverged"
     return "learns" if mean < chance - 2 * error else "chance"

@@ -166,11 +166,11 @@ class Checkpoints(pl.Callback):
 
 @contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
-    """Name the file when weights cannot be written: torch and safetensors do not raise OSError for a full disk."""
+    """OSError that names the file when weights cannot be written; torch and safetensors raise others."""
     try:
         yield
     except (RuntimeError, SafetensorError) as error:
-        raise UserError(f"cannot write {path} ({str(error).splitlines()[0]}): is the disk full?") from error
+        raise OSError(f"cannot write {path} ({str(error).splitlines()[0]}): is the disk full?") from error
 
 
 @contextmanager

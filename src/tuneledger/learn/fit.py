@@ -36,6 +36,7 @@ class Fit:
         totals: what it took, see `Meter`.
         precision: as resolved from "auto".
         ended: False if training paused after `until_epoch` and can go on.
+        late_signal: SIGINT or SIGTERM that came when there was nothing left to stop, else None.
     """
 
     steps: list[Row]
@@ -44,6 +45,7 @@ class Fit:
     totals: dict[str, float]
     precision: str
     ended: bool
+    late_signal: int | None
 
 
 def fit(
@@ -110,7 +112,8 @@ def fit(
             print(f"going on from {checkpoint}", flush=True)
         _run(trainer, module, batches, checkpoint, stop_signal)
     ended = checkpoints.out_of_patience or len(history.epochs) == max_epochs
-    return Fit(history.steps, history.epochs, checkpoints.best_epoch, meter.totals, trainer.precision, ended)
+    totals, precision = meter.totals, trainer.precision
+    return Fit(history.steps, history.epochs, checkpoints.best_epoch, totals, precision, ended, stop_signal())
 
 
 def _run(

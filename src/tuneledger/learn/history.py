@@ -86,7 +86,7 @@ class History(pl.Callback):
             if not math.isfinite(total):
                 raise Diverged(
                     f"the loss became {total} at step {step} (epoch {epoch}, learning rate {lr:.3g}): "
-                    "lower optim.lr or raise optim.warmup; the last good checkpoint is kept",
+                    "lower optim.lr or raise optim.warmup",
                     self.epochs,
                     step,
                 )
@@ -106,7 +106,7 @@ class History(pl.Callback):
             last = self.steps[-1]
             raise Diverged(
                 f"the norm of the weights became {norm} at step {last['step']} (epoch {last['epoch']}, learning rate "
-                f"{last['lr']:.3g}): lower optim.lr or raise optim.warmup; the last good checkpoint is kept",
+                f"{last['lr']:.3g}): lower optim.lr or raise optim.warmup",
                 self.epochs,
                 last["step"],
             )
@@ -118,7 +118,7 @@ class History(pl.Callback):
             lr = self.steps[-1]["lr"]
             raise Diverged(
                 f"the validation loss became {scores['val_loss']} after step {trainer.global_step} "
-                f"(learning rate {lr:.3g}): lower optim.lr; the last good checkpoint is kept",
+                f"(learning rate {lr:.3g}): lower optim.lr",
                 self.epochs,
                 trainer.global_step,
             )

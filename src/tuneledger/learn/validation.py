@@ -28,6 +28,7 @@ class ValidationRecord(pl.Callback):
     def __init__(self, folder: Path, batches: Batches):
         self.folder, self.batches = folder, batches.validation_batches
         self.sample = sample(len(batches.validation))
+        self._kept = [np.isin(rows, self.sample) for rows in self.batches]
         self._logits: list[np.ndarray] = []
         self._seen: list[torch.Tensor] = []
         self._hook = ExitStack()
@@ -37,15 +38,18 @@ class ValidationRecord(pl.Callback):
         self._seen = self._hook.enter_context(seen_by_head(module.model))
 
     def on_validation_batch_end(
-        self, trainer: pl.Trainer, module: pl.LightningModule, outputs: torch.Tensor, *_: Any
+        self, trainer: pl.Trainer, module: pl.LightningModule, outputs: torch.Tensor, batch: Any, batch_idx: int
     ) -> None:
         self._logits.append(outputs.float().cpu().numpy())
+        if self._seen:
+            self._seen[-1] = self._seen[-1][self._kept[batch_idx]]  # the other rows' would only take memory
 
     def on_validation_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self._hook.close()
         hidden = np.zeros((len(self.sample), 0), dtype=np.float16)
         if self._seen:
-            hidden = restore_order(self.batches, (part.numpy() for part in self._seen))[self.sample].astype(np.float16)
+            rows = np.concatenate([batch[kept] for batch, kept in zip(self.batches, self._kept, strict=True)])
+            hidden = torch.cat(self._seen).numpy()[np.argsort(rows)].astype(np.float16)
         logits = restore_order(self.batches, iter(self._logits))
         with replacing(epoch_file(self.folder, trainer.current_epoch + 1)) as partial, partial.open("wb") as handle:
             np.savez(handle, logits=logits, hidden=hidden)

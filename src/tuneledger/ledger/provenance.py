@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 
 from tuneledger.paths import code_root
 
-WRITTEN_BY_DVC = ("dvc.lock", "results", "reports")
+WRITTEN_BY_DVC = ("dvc.lock", "pictures/dvc.lock", "results", "reports")
 INPUTS = ("src", "conf", "data/raw")
 
 

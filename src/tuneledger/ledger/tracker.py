@@ -168,9 +168,9 @@ class Tracker:
         """Store another run's model as `model` does and make it a version of a registered model, under an alias."""
         self._say(register=run_id, model=str(folder.resolve()), columns=text, name=name, alias=alias)
 
-    def view(self, key: str, search: str, order_by: str, columns: list[str]) -> None:
+    def view(self, key: str, search: str, order_by: str, ascending: bool, columns: list[str]) -> None:
         """Keep a view of the runs table, see `tracking.share_view`."""
-        self._say(view=key, search=search, order_by=order_by, columns=columns)
+        self._say(view=key, search=search, order_by=order_by, ascending=ascending, columns=columns)
 
     def end(self, status: str, *, wait: bool = True) -> None:
         """Close the run as FINISHED, FAILED or KILLED; once. With `wait`, return when all is stored."""

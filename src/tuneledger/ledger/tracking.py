@@ -170,15 +170,18 @@ def annotate(client: Any, run_id: str, tags: dict[str, str], metrics: dict[str, 
             client.log_metric(run_id, key, value)
 
 
-def share_view(client: Any, run_id: str, key: str, search: str, order_by: str, columns: list[str]) -> None:
+def share_view(
+    client: Any, run_id: str, key: str, search: str, order_by: str, ascending: bool, columns: list[str]
+) -> None:
     """Keep a view of the runs table with a run's experiment; MLflow's UI shows it at `?viewStateShareKey=<key>`.
 
     Args:
         search: which runs, in MLflow's search syntax.
-        order_by: column to sort by, highest first.
+        order_by: column to sort by.
+        ascending: lowest first.
         columns: shown ones, as "params.`optim.lr`".
     """
-    view = {"searchFilter": search, "orderByKey": order_by, "orderByAsc": False, "selectedColumns": columns}
+    view = {"searchFilter": search, "orderByKey": order_by, "orderByAsc": ascending, "selectedColumns": columns}
     experiment_id = client.get_run(run_id).info.experiment_id
     client.set_experiment_tag(experiment_id, f"mlflow.sharedViewState.{key}", json.dumps(view))
 
@@ -281,7 +284,8 @@ class _Keeper:
         elif "annotate" in message:
             annotate(self.client, message["annotate"], message["tags"], message["values"])
         elif "view" in message:
-            share_view(self.client, self.run_id, *(message[key] for key in ("view", "search", "order_by", "columns")))
+            parts = ("view", "search", "order_by", "ascending", "columns")
+            share_view(self.client, self.run_id, *(message[key] for key in parts))
         elif "register" in message:
             register(self.client, message["register"], *(message[key] for key in ("model", "columns", "name", "alias")))
         elif "artifact" in message:

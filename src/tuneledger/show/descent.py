@@ -40,9 +40,9 @@ MARKS = {  # outlines in a square of 10
 HEAD = {"direct": "closes in", "zigzag": "closes in, in a zigzag", "unstable": "does not settle"}
 ENCODER = {"diverged": "diverges", "chance": "no clear gain yet", "learns": "learns"}
 EXPECTED = {
-    "direct": "less than half, it should come straight in",
-    "zigzag": "more than half, it should zigzag but close in",
-    "unstable": "it should zigzag and never settle",
+    "direct": "less than half, it should come straight in near the minimum",
+    "zigzag": "more than half, it should zigzag near the minimum but close in",
+    "unstable": "it should zigzag near the minimum and never settle",
 }
 
 
@@ -87,6 +87,7 @@ def context(values: Descent) -> dict[str, Any]:
         "tried": len(values.edge),
         "gap": f"{100 * abs(summary['measured_edge'] / summary['edge'] - 1):.2g} %",
         "diverged": sum(run["outcome"] == "diverged" for run in summary["encoder"]["runs"]),
+        "ended": any(run["loss"] is None for run in summary["encoder"]["runs"]),
         "verdict": verdict(summary),
         "table": (("Learning rate", "Of the edge", "Linear head", "Whole encoder"), rows(summary)),
         "paths": [_path(values, run) for run in summary["rates"]],
@@ -146,10 +147,8 @@ def path_text(run: dict[str, Any], summary: dict[str, Any]) -> str:
     whole = summary["start_loss"] - summary["lowest_loss"]
     way = f"{100 * drop / whole:.0f} % of the way down" if drop > 0 else "no lower than at the start"
     rose = f"the loss rose {_times(run['rises'])}" if run["rises"] else "the loss never rose"
-    crossed = (
-        f"crossed the floor of the valley {_times(run['crossings'])}" if run["crossings"] else "stayed on one side"
-    )
-    course = f"In {summary['iterations']} iterations it {crossed}"
+    turned = f"turned back across the valley {_times(run['turns'])}" if run["turns"] else "never turned back"
+    course = f"In {summary['iterations']} iterations it {turned}"
     expected = f"At {_percent(run['rate'] / summary['edge'])} of the edge, {EXPECTED[run['regime']]}"
     return f"{expected}. {course}, {rose}, and it ended at {run['loss']:.4f}, {way}."
 

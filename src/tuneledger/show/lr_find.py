@@ -18,7 +18,7 @@ from tuneledger.show.tables import number, short_number
 
 RULES = (
     f"The range starts where the smoothed loss has fallen by {LEARNED:.0%} of its greatest fall. It ends {MARGIN:g} "
-    f"times below the rate that diverges, or {NARROWEST:g} times above its start if that is more but still below that "
+    f"times below the rate that diverges, or {NARROWEST:g} times above its start if that is more, but not beyond that "
     "rate."
 )
 
@@ -35,6 +35,7 @@ class RangeTest:
         judging_rows: validation examples on which each step is judged.
         min_lr, max_lr, steps: the ramp as asked for.
         start: loss of the judging examples before the first step.
+        chance: loss of always giving the frequencies of their labels as probabilities.
         low, high: ends of the range to try, None if none follows.
         reason: why none follows, else "".
         lowest: rate at which the smoothed loss is lowest, None if it never falls.
@@ -52,6 +53,7 @@ class RangeTest:
     max_lr: float
     steps: int
     start: float
+    chance: float
     low: float | None
     high: float | None
     reason: str
@@ -79,6 +81,8 @@ def context(test: RangeTest) -> dict[str, Any]:
         "range": range_text(test),
         "reason": test.reason,
         "diverges": rate(test.diverges) if test.diverges else "",
+        "below_chance": bool(test.lowest and _at(test, test.lowest) < test.chance),
+        "chance": number(test.chance),
         "judging_rows": test.judging_rows,
         "facts": facts(test),
         "rules": RULES,
@@ -99,11 +103,10 @@ def facts(test: RangeTest) -> list[list[Cell]]:
     return [
         ["Loss before the ramp", (number(test.start), f"of the {test.judging_rows} held-out examples")],
         ["Lowest loss", _lowest(test)],
+        ["Chance", (number(test.chance), "always giving the frequencies of their labels")],
         [
             "Diverges at",
-            (rate(test.diverges), "from here on the smoothed loss is back where it began")
-            if test.diverges
-            else f"nowhere up to {last}",
+            (rate(test.diverges), "from here on what was gained is lost") if test.diverges else f"nowhere up to {last}",
         ],
         [
             "Ramp",
@@ -131,6 +134,7 @@ def curve(test: RangeTest) -> str:
         figure, (axes,) = drawing(3.2)
         rates = test.curve["lr"]
         axes.axhline(test.start, color=MUTED, linewidth=1, linestyle=(0, (1, 2)))
+        axes.axhline(test.chance, color=MUTED, linewidth=1, linestyle=(0, (6, 2, 1, 2)), gid="chance")
         axes.plot(rates, test.curve["batch_loss"], color=MUTED, linewidth=0.6, alpha=0.6, label="batch")
         axes.plot(rates, test.curve["loss"], color=BLUE, linewidth=0.7, marker="o", markersize=1.8, label="held out")
         axes.plot(rates, test.curve["smoothed"], color=BLUE, linewidth=2, label="smoothed", gid="smoothed")
@@ -155,13 +159,17 @@ def curve(test: RangeTest) -> str:
 def _lowest(test: RangeTest) -> Cell:
     if test.lowest is None:
         return "the one before the ramp"
-    at = (test.curve["lr"] - test.lowest).abs().idxmin()
-    return number(test.curve["smoothed"][at]), f"smoothed, at {rate(test.lowest)}"
+    return number(_at(test, test.lowest)), f"smoothed, at {rate(test.lowest)}"
+
+
+def _at(test: RangeTest, lr: float) -> float:
+    """The smoothed loss at a rate of the ramp."""
+    return float(test.curve["smoothed"][(test.curve["lr"] - lr).abs().idxmin()])
 
 
 def _limits(test: RangeTest) -> tuple[float, float]:
     """All that lies below the start, and as much above it: how far a diverged loss goes says nothing."""
-    below = test.curve[["loss", "smoothed"]].min().min()
+    below = min(test.curve[["loss", "smoothed"]].min().min(), test.chance)
     depth = max(test.start - below, 0.15 * test.start)
     return test.start - 1.15 * depth, test.start + 1.5 * depth
 

@@ -96,7 +96,8 @@ def context(values: Structure) -> dict[str, Any]:
         "rows": count(summary["rows"]),
         "width": summary["width"],
         "folds": summary["folds"],
-        "explained": _percent(sum(summary["explained"])),
+        "explained": [_percent(share) for share in summary["explained"]],
+        "stretched": stretched(values.points),
         "baseline": number(summary["majority_baseline"]),
         "verdict": verdict(values),
     }
@@ -127,6 +128,13 @@ def verdict(values: Structure) -> str:
         return f"{change}That is within chance for {count(summary['rows'])} rows ({rows})."
     better = last["separability"] > first["separability"]
     return f"{change}Training {'drew the labels apart' if better else 'blurred the labels'} ({rows})."
+
+
+def stretched(points: pd.DataFrame) -> str:
+    """How many times a frame enlarges heights beside widths, "" if by little; its planes are about square."""
+    across, up = (float(points[along].max() - points[along].min()) for along in ("x", "y"))
+    times = across / up if up else 1.0
+    return f"{times:.0f}" if times >= 1.5 else ""
 
 
 def frame_picture(values: Structure, epoch: int) -> str:

@@ -54,7 +54,9 @@ def answer(ranking: Ranking) -> str:
         return "No trial finished"
     first = title(ranking[0][0].overrides)
     if len(ranking) == 1:
-        return f"Only {first} finished" if ranking[0][0].overrides else "Only the seed was swept"
+        if ranking[0][0].overrides:
+            return f"Only {first} finished"
+        return "Only the seed was swept" if len(ranking[0][0].finished) > 1 else "Nothing was swept"
     verdicts = _verdicts(ranking)
     ties = verdicts.count("tie")
     if ties:

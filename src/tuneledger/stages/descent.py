@@ -34,7 +34,7 @@ from tuneledger.explore.descent import (
 )
 from tuneledger.judge.intervals import wilson
 from tuneledger.judge.metrics import majority_baseline
-from tuneledger.judge.stability import LAST, MARGIN, chance_loss, ending, outcome, regime
+from tuneledger.judge.stability import LAST, chance_loss, ending, outcome, regime, threshold
 from tuneledger.learn.build import build
 from tuneledger.learn.datamodule import Batches
 from tuneledger.learn.representations import represent
@@ -99,7 +99,7 @@ def on_head(
             "loss": loss(problem, next(islice(descend(problem, rate, problem.start), iterations, None))),
             "factor": factor(problem, lowest, direction, rate),
         }
-        for rate in np.geomspace(min(*rates, measured) / 2, max(*rates, measured) * 3, TRIED)
+        for rate in np.geomspace(min(*rates, measured) / 2, min(max(*rates, measured) * 3, 2 / PENALTY), TRIED)
     )
     rows, width = problem.columns.shape
     summary = {
@@ -132,20 +132,20 @@ def on_encoder(
     configured = params["optim"]["lr"]
     chance = chance_loss(batches.train.labels)
     clip = params["trainer"]["gradient_clip_val"]
-    parts, runs = [], []
+    parts, runs, first = [], [], chance
     for rate in [*rates, *({configured} - set(rates))]:
         losses, moved = steps_at(
             model, batches, rate, iterations, seed=params["seed"], optim=params["optim"], clip=clip
         )
         parts.append(pd.DataFrame({"rate": rate, "step": range(1, len(losses) + 1), "loss": losses}))
-        became = outcome(losses, chance)
+        became, first = outcome(losses, chance), losses[0]  # the same for all: the same weights and batch
         print(f"encoder at {rate:g}: loss {losses[0]:.3f} at first, {losses[-1]:.3f} in the end, {became}", flush=True)
         mean, error = ending(losses) if np.isfinite(losses).all() else (None, None)
         runs.append({"rate": rate, "outcome": became, "loss": mean, "error": error, "moved": moved})
     summary = {
         "configured": configured,
         "chance": chance,
-        "threshold": chance + MARGIN,
+        "threshold": threshold(first, chance),
         "last": LAST,
         "weight": _typical_weight(model),
         "batch_size": params["loader"]["batch_size"],
@@ -167,7 +167,8 @@ def main() -> None:
     meta = json.loads(require(TOKENIZED / "meta.json").read_text(encoding="utf-8"))
     module, batches = build(params, meta, TOKENIZED)
     problem, judged = head_problem(module.model, batches)
-    # Products this thin only lose by more threads, on whose number their last bits would depend.
+    print(f"descent on {problem.targets.size} outputs of the head", flush=True)
+    # On one thread, since the last bits of a product depend on the number of threads.
     with threadpool_limits(1, user_api="blas"):
         tables, summary = on_head(problem, judged, batches.validation.labels, **settings)
     print(f"edge: 2/lambda_max {summary['edge']:.4g}, measured {summary['measured_edge']:.4g}", flush=True)
@@ -177,8 +178,7 @@ def main() -> None:
             write_text(folder / f"{name}.csv", table.to_csv(index=False, float_format="%.6g", na_rep="nan"))
         write_json(folder / "summary.json", _rounded(summary))
     values = read_results(RESULTS)
-    edges = {f"descent_{name}": values.summary[name] for name in ("edge", "measured_edge")}
-    publish("descent", html(values), section(values), pictures(values), edges)
+    publish("descent", html(values), section(values), pictures(values))
     print("descent: reports/descent.html")
 
 
@@ -199,7 +199,7 @@ def _describe(path: pd.DataFrame, curvature: float, rows: int) -> dict[str, Any]
         "regime": regime(rate, curvature),
         "loss": last["loss"],
         "rises": sum(after > before + ROUNDING for before, after in pairwise(path["loss"])),
-        "crossings": sum(after * before < 0 for before, after in pairwise(path["x"])),
+        "turns": sum(after * before < 0 for before, after in pairwise(np.diff(path["x"]))),
         "accuracy": last["accuracy"],
         "accuracy_low": low,
         "accuracy_high": high,

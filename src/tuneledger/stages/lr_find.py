@@ -18,11 +18,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
-from tuneledger.conf import bind, compose, flatten, read_params
+from tuneledger.conf import bind, compose, flatten, overrides, read_params
 from tuneledger.errors import UserError
 from tuneledger.judge.lr_range import Range, find_range, log_spaced, smooth
+from tuneledger.judge.stability import chance_loss
 from tuneledger.learn.build import build, read_meta
 from tuneledger.paths import TOKENIZED, code_root, require, write_json, write_text
 from tuneledger.pipeline import ensure_tokenized
@@ -39,24 +41,25 @@ SWEPT = 4  # rates in the sweep
 DIGITS = 6  # significant ones, of figures on disk
 
 
-def find(config: dict[str, Any], tokenized: Path, overrides: list[str]) -> RangeTest:
+def find(config: dict[str, Any], tokenized: Path, asked: list[str]) -> RangeTest:
     """Run the ramp and read it.
 
     Args:
         config: composed settings.
         tokenized: folder that stage `tokenize` wrote.
-        overrides: Hydra's, of which `config` came; the sweep gets them too.
+        asked: Hydra's overrides that turn conf/ into `config`; the sweep gets them too.
     """
     from tuneledger.explore.ramp import check_ramp, judging, ramp  # imports torch, for which --help need not wait
 
     settings = bind(ramp, "lr_find", config["lr_find"])
     check_ramp(**settings)
     module, batches = build(config, read_meta(tokenized, config), tokenized)
-    rows = sum(len(batch["labels"]) for batch in judging(batches))
+    labels = np.concatenate([batch["labels"] for batch in judging(batches)])
+    chance = chance_loss(labels)
     record = ramp(module, batches, config["seed"], config["trainer"], **settings)
     curve = pd.DataFrame(record.steps)
     rates, losses = curve["lr"].to_numpy(), curve["loss"].to_numpy()
-    found = find_range(rates, losses, record.start)
+    found = find_range(rates, losses, record.start, chance)
     names = flatten(config)
     return RangeTest(
         curve=curve.assign(smoothed=smooth(rates, losses, record.start)),
@@ -64,20 +67,21 @@ def find(config: dict[str, Any], tokenized: Path, overrides: list[str]) -> Range
         data=data_name(names),
         seed=config["seed"],
         batch_size=config["loader"]["batch_size"] * config["trainer"]["accumulate_grad_batches"],
-        judging_rows=rows,
+        judging_rows=len(labels),
         **settings,
         start=record.start,
+        chance=chance,
         **vars(found),
-        command=sweep_command(found, overrides),
+        command=sweep_command(found, asked),
     )
 
 
-def sweep_command(found: Range, overrides: list[str]) -> str:
+def sweep_command(found: Range, asked: list[str]) -> str:
     """The command that sweeps over the range with the settings of the ramp, "" without a range."""
     if found.low is None or found.high is None:
         return ""
     rates = ",".join(rate(value) for value in log_spaced(found.low, found.high, SWEPT))
-    kept = [override for override in overrides if not override.lstrip("+~").startswith(("optim.lr=", "lr_find"))]
+    kept = [override for override in asked if not override.lstrip("+~").startswith(("optim.lr=", "lr_find"))]
     return f"python -m tuneledger.stages.train --multirun {shlex.join([f'optim.lr={rates}', *kept])}"
 
 
@@ -98,16 +102,19 @@ def main() -> None:
     by_hand = not os.environ.get("DVC_STAGE")
     root = code_root() if by_hand else Path()
     folder = root / (BY_HAND if by_hand else RESULTS)
-    config = compose(arguments.overrides) if by_hand else read_params(*SECTIONS)
     if by_hand:
+        config, asked = compose(arguments.overrides), arguments.overrides
         ensure_tokenized()
-    write_results(folder, find(config, root / TOKENIZED, arguments.overrides))
+    else:
+        config = read_params(*SECTIONS)
+        asked = overrides(config)
+    write_results(folder, find(config, root / TOKENIZED, asked))
     test = read_results(folder)
     if by_hand:
         write_text(folder / PAGE, html(test))
         print(f"page: {folder / PAGE}")
     else:
-        publish("lr_find", html(test), section(test), pictures(test), _metrics(test))
+        publish("lr_find", html(test), section(test), pictures(test))
     print(f"learning rates to try: {range_text(test) or f'none, {test.reason}'}", flush=True)
     if test.command:
         print(test.command, flush=True)
@@ -135,11 +142,6 @@ def _sweep(test: RangeTest) -> None:
     if not test.command:
         raise UserError(f"no sweep without a range: {test.reason}")
     os.execv(sys.executable, [sys.executable, *shlex.split(test.command)[1:]])
-
-
-def _metrics(test: RangeTest) -> dict[str, float]:
-    ends = {"lr_find_low": test.low, "lr_find_high": test.high}
-    return {name: value for name, value in ends.items() if value is not None}
 
 
 def _short(value: Any) -> Any:

@@ -4,21 +4,20 @@ Reads results/ and params.yaml; writes reports/report.html, report.md, cost.json
 `python -m tuneledger.stages.report`. No other stage depends on a price.
 
 With --illustrated, as pictures/dvc.yaml runs it, it writes reports/illustrated.html alone: the same page with the
-sections that the picture stages left in reports/.
+sections that the picture stages left in reports/. Their pages and pictures go to MLflow with it, since only this stage
+knows that they belong to the run in results/train.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import re
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from tuneledger.conf import bind, compose, read_params
-from tuneledger.errors import UserError
+from tuneledger.conf import bind, overrides, read_params, two_levels
 from tuneledger.ledger.price import price
 from tuneledger.ledger.provenance import git_commit
 from tuneledger.ledger.tracker import check_tracking
@@ -40,7 +39,6 @@ from tuneledger.show.svg import standalone
 from tuneledger.show.tables import dollars
 from tuneledger.stages import run_stage
 
-_CONSTANTS = {"null", "true", "false", "nan", "inf"}
 FIGURES = REPORTS / "figures"
 ILLUSTRATED = REPORTS / "illustrated.html"
 PICTURES = ("lr_find", "descent", "structure")  # stages of pictures/dvc.yaml, in the order of the page
@@ -57,7 +55,7 @@ def read_results(params: dict[str, Any]) -> Results:
     seconds = cost["fit_seconds"] + evaluate_cost["evaluate_seconds"]
     commit, dirty = git_commit(code_root())
     return Results(
-        params=_two_levels(params),
+        params=two_levels(params),
         audit=_json(AUDIT),
         epochs=_csv(TRAIN_RESULTS / "epochs.csv"),
         steps=_csv(TRAIN_RESULTS / "steps.csv"),
@@ -77,40 +75,6 @@ def read_results(params: dict[str, Any]) -> Results:
     )
 
 
-def overrides(params: dict[str, Any]) -> list[str]:
-    """The `-S` arguments that turn conf/ as it is now into these sections."""
-    try:
-        composed = compose()
-    except UserError:  # conf/ is being edited; the report of a finished run must not fail for that
-        return []
-    return differences(_two_levels({name: composed[name] for name in params if name in composed}), _two_levels(params))
-
-
-def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    """Hydra overrides that turn settings `old` into `new`, both keyed "section.key"."""
-    changed = [
-        f"{'' if key in old else '++'}{key}={literal(value)}"
-        for key, value in new.items()
-        if key not in old or old[key] != value
-    ]
-    return changed + [f"~{key}" for key in old if key not in new]
-
-
-def literal(value: Any) -> str:
-    """A value in Hydra's override grammar."""
-    if isinstance(value, dict):
-        return "{" + ",".join(f"{key}:{literal(inner)}" for key, inner in value.items()) + "}"
-    if isinstance(value, list):
-        return "[" + ",".join(literal(inner) for inner in value) + "]"
-    if not isinstance(value, str):
-        return json.dumps(value)
-    # A bare word that looks like a number, a boolean or null is read as one, hence quotes for all but plain words.
-    if re.fullmatch(r"[A-Za-z_/.][\w/.:-]*", value) and value.lower() not in _CONSTANTS:
-        return value
-    # Backslashes count as escapes only where they stand before a quote.
-    return "'" + re.sub(r"(\\*)('|\Z)", lambda m: m[1] * 2 + ("\\'" if m[2] else ""), value) + "'"
-
-
 def tracked(results: Results) -> dict[str, float]:
     """The figures that go to MLflow: scores under the split's name, and the price if there is one."""
     split = results.metrics["split"]
@@ -126,16 +90,20 @@ def main() -> None:
     illustrated = parser.parse_args().illustrated
     results = read_results(read_params(*SECTIONS))
     if illustrated:
-        sections = [require(REPORTS / name / "section.html").read_text(encoding="utf-8") for name in PICTURES]
-        write_text(ILLUSTRATED, html(results, sections))
-        print(f"report: {ILLUSTRATED}")
-        _track(results, [ILLUSTRATED])
+        write_illustrated(results)
+        pages = [ILLUSTRATED, *(REPORTS / f"{name}.html" for name in PICTURES)]
+        _track(results, {}, [*pages, *(svg for name in PICTURES for svg in (REPORTS / name).glob("*.svg"))])
     else:
         write_report(results)
-        _track(
-            results,
-            [REPORTS / "report.html", REPORTS / "report.md", *FIGURES.glob("*.svg"), *EVAL_RESULTS.glob("*.csv")],
-        )
+        pages = [REPORTS / "report.html", REPORTS / "report.md"]
+        _track(results, tracked(results), [*pages, *FIGURES.glob("*.svg"), *EVAL_RESULTS.glob("*.csv")])
+
+
+def write_illustrated(results: Results) -> None:
+    """Write the report with the sections of the picture stages."""
+    files = [require(REPORTS / name / "section.html", "dvc repro pictures/dvc.yaml") for name in PICTURES]
+    write_text(ILLUSTRATED, html(results, [file.read_text(encoding="utf-8") for file in files]))
+    print(f"report: {ILLUSTRATED}")
 
 
 def write_report(results: Results) -> None:
@@ -155,21 +123,12 @@ def write_report(results: Results) -> None:
     print(f"report: {REPORTS / 'report.html'}; cost: {figure}{price_text(results.price)}")
 
 
-def _two_levels(params: dict[str, Any]) -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, section in params.items():
-        flat |= (
-            {f"{name}.{key}": value for key, value in section.items()} if isinstance(section, dict) else {name: section}
-        )
-    return flat
-
-
-def _track(results: Results, files: list[Path]) -> None:
+def _track(results: Results, metrics: dict[str, float], files: list[Path]) -> None:
     from tuneledger.ledger import tracking  # imports mlflow, seconds that a failing report need not spend
 
     settings = bind(check_tracking, "tracking", read_params("tracking")["tracking"])
     check_tracking(**settings)
-    tracking.append(results.run_id, metrics=tracked(results), artifacts=files, tracking=settings)
+    tracking.append(results.run_id, metrics=metrics, artifacts=files, tracking=settings)
 
 
 def _json(path: Path) -> dict[str, Any]:

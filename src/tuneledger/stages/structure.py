@@ -48,7 +48,8 @@ def structure(
     _check_finite(hidden, logits)
     if len(np.unique(label)) < 2:
         raise UserError(
-            f"all {len(rows)} validation rows shown have the label {names[label[0]]!r}: nothing to separate"
+            f"all {len(rows)} validation rows shown have the label {names[label[0]]!r}: nothing to separate. Give more "
+            "rows, or draw the split anew with data.split=stratified"
         )
     points, shares = project(hidden)
     predicted = logits.argmax(axis=2)
@@ -126,8 +127,7 @@ def main() -> None:
     write_results(RESULTS, found)
     result = read_results(RESULTS)
     first, last = (float(value) for value in result.frames["separability"].iloc[[0, -1]])
-    scores = {"separability_before": first, "separability_last": last}
-    publish("structure", html(result), section(result), pictures(result), scores)
+    publish("structure", html(result), section(result), pictures(result))
     print(f"structure: {REPORTS / 'structure.html'}; separability {first:.3f} before training, {last:.3f} at the end")
 
 

@@ -230,6 +230,7 @@ def job(config: DictConfig) -> float:
     if run.mode == RunMode.MULTIRUN:
         line = shared_line() if settings["tracking"]["enabled"] else None
         one = partial(train, settings, tokenized, out, name, kind="trial", until_epoch=until_epoch, line=line)
+        gc.collect()  # Lightning's trainer and module hold each other, and with them an earlier job's memory
         return run_trial(out, one, until_epoch)
     ensure_tokenized()
     return selected(settings, train(settings, tokenized, out, name or "train", kind="hand"))

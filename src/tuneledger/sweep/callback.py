@@ -10,6 +10,7 @@ import atexit
 import importlib.util
 import json
 import os
+import re
 import shlex
 import shutil
 import socket
@@ -23,8 +24,9 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, read_write
 
-from tuneledger.conf import bind, composition_errors, conf_dir, plain
+from tuneledger.conf import bind, composition_errors, conf_dir, literal, plain
 from tuneledger.errors import UserError, exit_code
+from tuneledger.learn.build import read_meta
 from tuneledger.ledger.provenance import file_digests, run_key
 from tuneledger.ledger.tracker import Tracker, check_tracking, shared_line
 from tuneledger.paths import BEST_MODEL, REPORTS, TOKENIZED, code_root, write_text
@@ -39,8 +41,9 @@ if TYPE_CHECKING:  # imports pandas and matplotlib, for which a start need not w
 PARENT = "MLFLOW_PARENT_RUN_ID"  # inherited by the jobs, also by those in worker processes
 PAGE, TABLE = "sweep.html", "sweep.md"
 SHOWN = ("best_val_loss", "best_accuracy", "best_f1", "best_epoch", "cost/fit_seconds", "usd")  # columns in MLflow
+APART = ("tracking", "cost", "conf_sha", "descent", "lr_find", "hydra")  # sections that no trial's result follows from
 NOTE = 5000  # characters of a run's description; MLflow takes 8000
-EXTRAS = {"hydra_joblib_launcher": "sweep", "hydra_submitit_launcher": "slurm"}
+EXTRAS = {"hydra_joblib_launcher": "sweep", "hydra_submitit_launcher": "slurm", "hydra_ray_launcher": "ray"}
 
 
 class Sweep(Callback):
@@ -61,6 +64,7 @@ class Sweep(Callback):
         import tuneledger.sweep.jobs  # noqa: F401
 
         check_launcher(config.hydra.launcher)
+        check_folders(config.hydra)
         self.settings = plain(OmegaConf.masked_copy(config, [key for key in config if key != "hydra"]))
         self.tracking = bind(check_tracking, "tracking", self.settings["tracking"])
         check_tracking(**self.tracking)
@@ -70,10 +74,12 @@ class Sweep(Callback):
         loader = GlobalHydra.instance().config_loader()
         self.space = read_space(arguments, loader)
         self.planned = planned_trials(self.space, sweeper)
+        check_swept(self.space)
         check_composes(config, self.space, loader)
         ensure_tokenized()
         self.tokenized = code_root() / TOKENIZED
-        identity = sweep_identity([given, sweeper], self.settings, self.tokenized)
+        read_meta(self.tokenized, self.settings)  # now, since each trial would fail of it
+        identity = sweep_identity(given, sweeper, self.settings, self.tokenized)
         self.sweep = claim_folder(config, identity)
         self.folder = self.sweep.path
         if self.sweep.resumed:
@@ -81,13 +87,13 @@ class Sweep(Callback):
         # Each job is composed anew from the overrides, so that is where its folder has to be.
         with read_write(config.hydra):
             config.hydra.sweep.dir = str(self.folder)
-            config.hydra.overrides.hydra.append(f"hydra.sweep.dir={self.folder}")
+            config.hydra.overrides.hydra.append(f"hydra.sweep.dir={literal(str(self.folder))}")
         os.environ.pop(PARENT, None)
         line = shared_line() if self.tracking["enabled"] else None
         self.parent = Tracker(self.tracking["enabled"], line)
         self.closed = False
         # Hydra does not call on_multirun_end when a job failed or the sweep was interrupted.
-        atexit.register(self.close)
+        atexit.register(lambda: exit_code(self.close))
         self._open_parent()
 
     def close(self) -> None:
@@ -109,9 +115,9 @@ class Sweep(Callback):
         outcomes = [trial.outcome for trial in results.trials]
         ended = len(outcomes) == self.planned and "unfinished" not in outcomes
         best = winner(results)
-        if ended:
-            self.sweep.finish(best.number if best else None)
         self._close_parent(results, best, ended)
+        if ended:  # last: from now on the same command starts another sweep
+            self.sweep.finish(best.number if best else None)
 
     def _open_parent(self) -> None:
         self.parent.start(
@@ -120,7 +126,7 @@ class Sweep(Callback):
             experiment=self.tracking["experiment"],
             system_metrics=False,
             name=f"sweep {self.folder.parent.name} {self.folder.name}",
-            params={"swept": ", ".join([*self.space.choices, *self.space.intervals]), "trials": self.planned},
+            params={"swept": ", ".join(self.space.swept), "trials": self.planned},
             tags={"host": socket.gethostname(), "pid": str(os.getpid()), "sweep_dir": str(self.folder)},
             datasets=[],
         )
@@ -130,48 +136,57 @@ class Sweep(Callback):
 
     def _close_parent(self, results: SweepResults, best: Trial | None, ended: bool) -> None:
         os.environ.pop(PARENT, None)
-        for trial in results.trials:
-            if trial.run_id:
-                tags = {"outcome": trial.outcome, "sweep_winner": str(trial is best).lower()}
-                self.parent.annotate(trial.run_id, tags, {} if trial.usd is None else {"usd": trial.usd})
         if best:
             scores = {f"best_{name}": best.scores[name] for name in ("val_loss", "accuracy", "f1")}
             self.parent.metrics(scores, 0)
-            if best.run_id and self.tracking["log_model"] and ended:
-                text = json.loads((self.tokenized / "meta.json").read_text(encoding="utf-8"))["text"]
-                name = f"{self.tracking['experiment']}-{Path(self.settings['data']['path']).name}"
-                self.parent.register(
-                    best.run_id, self.folder / str(best.number) / BEST_MODEL, text, name, "sweep-winner"
-                )
         seconds = sum(trial.seconds for trial in results.trials)
         self.parent.metrics({"cost/fit_seconds": seconds, "trials": len(results.trials)}, 0)
-        self._share_view(results.metric)
+        self._share_view(results.metric, results.mode == "min")
         if self.parent.run_id:
             note = (self.folder / TABLE).read_text(encoding="utf-8")
             self.parent.annotate(self.parent.run_id, {"mlflow.note.content": note[:NOTE]}, {})
         self.parent.artifact(self.folder / PAGE)
         self.parent.artifact(self.folder / TABLE)
+        for trial in results.trials:
+            if trial.run_id:
+                tags = {"outcome": trial.outcome, "reason": trial.reason, "sweep_winner": str(trial is best).lower()}
+                tags |= {f"swept.{key}": value for key, value in trial.overrides.items()}
+                self.parent.annotate(trial.run_id, tags, {} if trial.usd is None else {"usd": trial.usd})
+        if best and best.run_id and self.tracking["log_model"] and ended:
+            self._register(best)  # last: not every server has a registry
         failed = any(trial.outcome == "failed" for trial in results.trials)
         self.parent.end("KILLED" if not ended else "FAILED" if failed else "FINISHED")
 
-    def _share_view(self, metric: str) -> None:
+    def _register(self, best: Trial) -> None:
+        text = json.loads((self.tokenized / "meta.json").read_text(encoding="utf-8"))["text"]
+        name = f"{self.tracking['experiment']}-{Path(self.settings['data']['path']).name}"
+        name = re.sub("[/:]", "-", name)  # which MLflow refuses
+        self.parent.register(best.run_id, self.folder / str(best.number) / BEST_MODEL, text, name, "sweep-winner")
+
+    def _share_view(self, metric: str, ascending: bool) -> None:
         """Let MLflow's UI show the trials beside each other: what was swept, how good they are, what they cost."""
         if not self.parent.run_id:
             return
-        columns = [f"params.`{key.lstrip('+')}`" for key in (*self.space.choices, *self.space.intervals)]
+        # A tag, not the parameter: of a group only its settings are parameters.
+        columns = [f"tags.`swept.{key.lstrip('+')}`" for key in self.space.swept]
         columns += [f"metrics.`{name}`" for name in SHOWN]
-        columns += ["tags.`outcome`", "tags.`sweep_winner`"]
+        columns += ["tags.`outcome`", "tags.`reason`", "tags.`sweep_winner`"]
         key = f"sweep-{self.parent.run_id[:8]}"
         search = f"tags.`mlflow.parentRunId` = '{self.parent.run_id}'"
-        self.parent.view(key, search, f"metrics.`best_{metric}`", columns)
+        self.parent.view(key, search, f"metrics.`best_{metric}`", ascending, columns)
         path = f"#/experiments/{self.parent.experiment_id}/runs?viewStateShareKey={key}"
         print(f"compare the trials: `make ui`, then http://127.0.0.1:5000/{path}", flush=True)
 
 
 def or_leave(action: Callable[[], None]) -> None:
     """Run an action; end the process with its exit code if it fails, with a traceback if that was no one's mistake."""
+
+    def worded() -> None:
+        with composition_errors():
+            action()
+
     try:
-        code = exit_code(action)
+        code = exit_code(worded)
     except Exception:
         traceback.print_exc()
         code = 1
@@ -186,6 +201,29 @@ def check_launcher(launcher: DictConfig) -> None:
         raise UserError(f"this launcher is not installed: pip install 'tuneledger[{EXTRAS[package]}]'")
     if launcher._target_.endswith(".SlurmLauncher") and shutil.which("srun") is None:
         raise UserError("there is no srun on this machine: start the sweep where SLURM's commands are")
+
+
+def check_folders(hydra: DictConfig) -> None:
+    """Raise UserError for settings of Hydra's under which a sweep's trials would not be found."""
+    if OmegaConf.to_container(hydra.sweep, resolve=False)["subdir"] != "${hydra.job.num}":
+        raise UserError("hydra.sweep.subdir is set: leave it out, trials are known by their number")
+    if hydra.output_subdir != ".hydra":
+        raise UserError(f"hydra.output_subdir = {hydra.output_subdir}: leave it out, trials are read back from .hydra")
+    if hydra.sweeper.get("max_batch_size") is not None:
+        raise UserError(
+            "hydra.sweeper.max_batch_size is set: leave it out, a failed trial would end the sweep with its batch; "
+            "how many run at a time is the launcher's to say"
+        )
+
+
+def check_swept(space: Space) -> None:
+    """Raise UserError for a swept setting of the data, which all trials share."""
+    for key in space.swept:
+        if re.split("[.@]", key.lstrip("+"))[0] in ("data", "tokenizer"):
+            raise UserError(
+                f"{key} cannot be swept: all trials train on what `dvc repro` tokenized. Queue experiments instead: "
+                f"dvc exp run --queue -S {key}=..."
+            )
 
 
 def check_composes(config: DictConfig, space: Space, loader: Any) -> None:
@@ -203,16 +241,21 @@ def check_composes(config: DictConfig, space: Space, loader: Any) -> None:
             raise
 
 
-def sweep_identity(asked: list[Any], settings: dict[str, Any], tokenized: Path) -> str:
-    """Digest of all that a sweep's trials follow from. How they are launched, tracked and priced is not part of it."""
-    apart = ("tracking", "cost", "conf_sha")
-    results = {key: value for key, value in settings.items() if key not in apart}
+def sweep_identity(given: list[str], sweeper: dict[str, Any], settings: dict[str, Any], tokenized: Path) -> str:
+    """Digest of all that a sweep's trials follow from. How they are launched, tracked and priced is not part of it.
+
+    Args:
+        given: overrides of the command line.
+        sweeper: the section hydra.sweeper.
+        settings: composed of them.
+        tokenized: the data's folder.
+    """
+    given = [text for text in given if re.split("[.=/@]", text.lstrip("+~"))[0] not in APART]
+    results = {key: value for key, value in settings.items() if key not in APART}
     options = {  # other options may be swept than those in the settings
-        name: digest
-        for name, digest in file_digests(conf_dir()).items()
-        if name.partition("/")[0] not in (*apart, "hydra")
+        name: digest for name, digest in file_digests(conf_dir()).items() if name.partition("/")[0] not in APART
     }
-    return run_key([asked, results, options], file_digests(tokenized))
+    return run_key([given, sweeper, results, options], file_digests(tokenized))
 
 
 def claim_folder(config: DictConfig, identity: str) -> SweepFolder:

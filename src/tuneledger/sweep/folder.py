@@ -52,8 +52,12 @@ def claim(root: Path, path: Path, identity: str, command: str, *, given: bool) -
         candidates = [path] if given else [file.parent for file in sorted(root.glob(f"*/*/{STATE}"))]
         for folder in candidates:
             state = _state(folder)
-            if state.get("identity") == identity and not state["finished"] and (lock := _try_lock(folder)):
+            if not state or state["finished"]:
+                continue
+            if state["identity"] == identity and (lock := _try_lock(folder)):
                 return SweepFolder(folder, lock, resumed=True)
+            if state["identity"] != identity and state["command"] == command:
+                print(f"not going on with {folder}: conf/, the data or the code has changed since", flush=True)
         folder, number = path, 2
         while folder.exists():
             if given and any(folder.iterdir()):

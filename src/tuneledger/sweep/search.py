@@ -126,17 +126,18 @@ def complete_proposals(folder: Path, space: Space, count: int, sampler: str, see
         if grid:
             proposals.append(grid[number])
         else:
-            proposals.append(new_values(to_optuna(folder, proposals, distributions), distributions, sampler, seed))
+            proposals.append(new_values(to_optuna(folder, proposals, distributions), space, sampler, seed))
         write_json(file, proposals)
     return proposals[:count]
 
 
-def new_values(
-    history: list[FrozenTrial], distributions: dict[str, BaseDistribution], sampler: str, seed: int
-) -> Values:
+def new_values(history: list[FrozenTrial], space: Space, sampler: str, seed: int) -> Values:
     """The values of one more trial: other ones than before, which would give the same again."""
-    known = [trial.params for trial in history]
+    known, distributions = [trial.params for trial in history], to_distributions(space)
     values = propose(history, distributions, make_sampler(sampler, [seed, len(known)]))
+    if values in known and not space.intervals:
+        left = [untried for untried in space.grid() if untried not in known]
+        return left[int(np.random.default_rng([seed, len(known)]).integers(len(left)))]
     for attempt in range(ATTEMPTS):
         if values not in known:
             break

@@ -37,6 +37,11 @@ class Space:
     choices: dict[str, list[str]]
     intervals: dict[str, Interval]
 
+    @property
+    def swept(self) -> list[str]:
+        """The swept keys."""
+        return [*self.choices, *self.intervals]
+
     def size(self) -> float:
         """How many different trials there are; infinity with an interval of broken numbers."""
         whole = [i.high - i.low + 1 if i.whole else math.inf for i in self.intervals.values()]
@@ -64,7 +69,8 @@ def read_space(arguments: list[str], config_loader: Any) -> Space:
         config_loader: Hydra's, which knows the options that a glob stands for.
 
     Raises:
-        UserError: an interval whose ends cannot be drawn between, a shuffled sweep, or a range on a log scale.
+        UserError: an interval whose ends cannot be drawn between, a shuffled sweep, a range on a log scale, or a sweep
+            without a value.
     """
     last = {
         override.get_key_element(): override
@@ -85,7 +91,13 @@ def _choices(key: str, override: Override) -> list[str]:
         raise UserError(f"{key}: a range has fixed steps, so the tag log means nothing; use interval")
     if isinstance(value, ChoiceSweep | RangeSweep) and value.shuffle:
         raise UserError(f"{key}: shuffle() gives another sweep each time; leave it out")
-    return list(override.sweep_string_iterator())
+    try:
+        values = list(override.sweep_string_iterator())
+    except ValueError as error:  # of a range with a step of 0
+        raise UserError(f"{override.input_line}: {error}") from error
+    if not values:
+        raise UserError(f"{override.input_line}: there is no value in it")
+    return values
 
 
 def _interval(key: str, sweep: IntervalSweep) -> Interval:

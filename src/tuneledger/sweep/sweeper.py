@@ -71,7 +71,7 @@ def plan(
     """
     if sampler not in SAMPLERS:
         raise UserError(f"hydra.sweeper.sampler = {sampler}: choose {', '.join(SAMPLERS)}")
-    if not space.choices and not space.intervals:
+    if not space.swept:
         raise UserError(
             "nothing to search: give a key several values, such as optim.lr=1e-5,1e-4 or interval(1e-5,1e-3)"
         )

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import time
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from tuneledger.errors import Diverged, Interrupted, UserError
 from tuneledger.paths import TRAIN_RESULTS, remove, write_csv, write_json
 
 OUTCOME = "outcome.json"
+OVERRIDES = ".hydra/overrides.yaml"  # Hydra writes it once the job has started
 CHECKPOINT = "checkpoint"
 RUN_ID = "mlflow_run_id"  # a file in the checkpoint folder, see `ledger.tracker.Tracker.start`
 UNTIL_EPOCH = "+until_epoch="  # the override by which a search pauses a trial
@@ -34,7 +36,7 @@ def outcome(folder: Path) -> dict[str, Any]:
 
 def overrides(folder: Path) -> list[str]:
     """What a trial was launched with, as typed, less where it was to pause."""
-    found = OmegaConf.to_container(OmegaConf.load(folder / ".hydra" / "overrides.yaml"), resolve=False)
+    found = OmegaConf.to_container(OmegaConf.load(folder / OVERRIDES), resolve=False)
     return [text for text in found if not text.startswith(UNTIL_EPOCH)]
 
 
@@ -64,7 +66,8 @@ def run_trial(folder: Path, train: Callable[[], Any], until_epoch: int | None) -
         the lowest validation loss so far; infinity for a training that diverged.
 
     Raises:
-        UserError: it failed, now or earlier. So does whatever else `train` raises.
+        UserError: it failed, now or earlier. So does whatever else `train` raises; of this an Interrupted, an OSError
+            and a MemoryError say nothing of the settings and leave the trial to be gone on with.
     """
     # The job of an earlier sweep that was killed may still be at it, on a cluster above all.
     with FileLock(folder / ".lock"):
@@ -85,7 +88,7 @@ def _train(folder: Path, train: Callable[[], Any], known: dict[str, Any]) -> dic
     start = time.perf_counter() - known.get("seconds", 0)
     try:
         fit = train()
-    except Interrupted:
+    except (Interrupted, OSError, MemoryError):
         raise
     except Diverged as error:
         if error.epochs:
@@ -96,8 +99,12 @@ def _train(folder: Path, train: Callable[[], Any], known: dict[str, Any]) -> dic
         figures = {"epochs": known.get("epochs", 0), "steps": known.get("steps", 0)}
         reason, seconds = str(error) or type(error).__name__, time.perf_counter() - start
         record(folder, "failed", reason, seconds=seconds, val_loss=None, **figures)
+        traceback.clear_frames(error.__traceback__)  # Hydra keeps the error to the sweep's end, and they the tensors
         raise
     val_loss = min(row["val_loss"] for row in fit.epochs)
     seconds = fit.totals["train_seconds"] + fit.totals["validation_seconds"]
     figures = {"epochs": len(fit.epochs), "steps": len(fit.steps), "seconds": seconds, "val_loss": val_loss}
-    return record(folder, "finished" if fit.ended else "paused", **figures)
+    known = record(folder, "finished" if fit.ended else "paused", **figures)
+    if fit.late_signal:
+        raise Interrupted(fit.late_signal)
+    return known
