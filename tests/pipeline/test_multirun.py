@@ -117,6 +117,8 @@ def test_a_parent_with_a_child_for_each_job_and_the_winner_registered(grid: Path
     job = sweeps(grid)[0] / str(state["winner"])
     assert winner.info.run_id == json.loads((job / "results/train/run.json").read_text())["mlflow_run_id"]
     assert parent.data.metrics["best_accuracy"] == winner.data.metrics["best_accuracy"]
+    later = [child.info.start_time for child in children if child.info.start_time > winner.info.start_time]
+    assert all(winner.info.end_time <= start for start in later)  # the model was stored at the sweep's end
 
     version = MlflowClient(f"sqlite:///{grid / 'mlflow.db'}").get_model_version_by_alias(
         "tuneledger-twins", "sweep-winner"

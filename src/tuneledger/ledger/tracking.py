@@ -195,7 +195,9 @@ def register(client: Any, run_id: str, folder: str, text: list[str], name: str, 
             return
     except MlflowException:  # no such model or alias yet
         pass
+    ended = client.get_run(run_id).info
     version = log_model(run_id, folder, text, name)
+    client.set_terminated(run_id, ended.status, ended.end_time)  # when the training ended, not the logging
     client.set_registered_model_alias(name, alias, version)
 
 

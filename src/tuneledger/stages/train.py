@@ -105,6 +105,9 @@ def train(
                 write_results(out / TRAIN_RESULTS, fit, cost, config["trainer"]["select"], batches, folder)
                 if fit.ended:
                     write_model(folder / BEST, tokenized / "tokenizer", out / BEST_MODEL)
+                # Before the tracker's process looks at the folder, which must not change under its hands.
+                identity = {"mlflow_run_id": tracker.wait_for_run_id(), "run_key": key}
+                write_json(out / TRAIN_RESULTS / "run.json", identity)
                 store(tracker, config, fit.epochs[fit.best_epoch - 1], cost, out)
                 # Of a sweep's models only the winner's is stored, at its end.
                 if kind != "trial" and config["tracking"]["log_model"]:
@@ -112,8 +115,6 @@ def train(
             except (Interrupted, KeyboardInterrupt):
                 tracker.end("KILLED")
                 raise
-            run_id = tracker.wait_for_run_id()
-            write_json(out / TRAIN_RESULTS / "run.json", {"mlflow_run_id": run_id, "run_key": key})
             tracker.end("FINISHED", wait=line is None)
             if kind != "trial":
                 remove(folder)
