@@ -124,7 +124,9 @@ def environment(**changes: str) -> dict[str, str]:
     names = {"GIT_AUTHOR_NAME": "test", "GIT_AUTHOR_EMAIL": "test@example.org"}
     names |= {"GIT_COMMITTER_NAME": "test", "GIT_COMMITTER_EMAIL": "test@example.org"}
     inherited = {k: v for k, v in os.environ.items() if not k.startswith(("DVC_", "MLFLOW_", "PYTHONPATH"))}
-    return {**inherited, **names, "PATH": path, "HF_HUB_OFFLINE": "1", "DVC_NO_ANALYTICS": "1", **changes}
+    fixed = {"PATH": path, "HF_HUB_OFFLINE": "1", "DVC_NO_ANALYTICS": "1"}
+    fixed["OMP_NUM_THREADS"] = "1"  # models this small only lose by more, above all while another test runs
+    return {**inherited, **names, **fixed, **changes}
 
 
 def run(project: Path, *command: str, check: bool = True, **changes: str) -> subprocess.CompletedProcess[str]:

@@ -199,7 +199,7 @@ def _describe(path: pd.DataFrame, curvature: float, rows: int) -> dict[str, Any]
         "regime": regime(rate, curvature),
         "loss": last["loss"],
         "rises": sum(after > before + ROUNDING for before, after in pairwise(path["loss"])),
-        "turns": sum(after * before < 0 for before, after in pairwise(np.diff(path["x"]))),
+        "turns": int((np.diff(np.sign(np.diff(path["x"]))) != 0).sum()),
         "accuracy": last["accuracy"],
         "accuracy_low": low,
         "accuracy_high": high,
