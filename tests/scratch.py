@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -140,3 +141,29 @@ def run(project: Path, *command: str, check: bool = True, **changes: str) -> sub
 def stage(project: Path, name: str, *arguments: str, **changes: Any) -> subprocess.CompletedProcess[str]:
     """Run a stage by hand in a scratch project."""
     return run(project, sys.executable, "-m", f"tuneledger.stages.{name}", *arguments, PYTHONPATH="src", **changes)
+
+
+def copy_finished(finished: Path, target: Path, *left_out: str) -> Path:
+    """A finished project without any MLflow store, and without what `left_out` names."""
+    ignored = shutil.ignore_patterns("mlflow.db", "mlruns", "cache", *left_out)
+    shutil.copytree(finished, target, symlinks=True, ignore=ignored)
+    return target
+
+
+def start_sweep(project: Path, *arguments: str) -> subprocess.Popen[str]:
+    """A sweep that runs on, in a process group of its own."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "tuneledger.stages.train", "--multirun", *arguments],
+        cwd=project,
+        env=environment(PYTHONPATH="src"),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def timeless(sweep: Path) -> str:
+    """A sweep's table without what the clock and the folder's name bring into it."""
+    text = (sweep / "sweep.md").read_text(encoding="utf-8")
+    return re.sub(r"[\d.]+ (s|min|h)\b", "TIME", text.replace("/".join(sweep.parts[-3:]), "SWEEP"))

@@ -26,6 +26,12 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return project
 
 
+@pytest.fixture
+def fresh(finished: Path, tmp_path: Path) -> Path:
+    """A copy of it without any MLflow store, to sweep in."""
+    return scratch.copy_finished(finished, tmp_path / "project")
+
+
 @pytest.fixture(scope="module")
 def project(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the finished project to work in, without tracking."""

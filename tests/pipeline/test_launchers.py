@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -55,14 +54,6 @@ def needs(package: str, extra: str) -> pytest.MarkDecorator:
 
 
 needs_ray = needs("hydra_ray_launcher", "ray")
-
-
-@pytest.fixture
-def fresh(finished: Path, tmp_path: Path) -> Path:
-    """A finished project without any MLflow store."""
-    copy = tmp_path / "project"
-    shutil.copytree(finished, copy, symlinks=True, ignore=shutil.ignore_patterns("mlflow.db", "mlruns", "cache"))
-    return copy
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ import json
 import os
 import pickle
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -25,18 +24,6 @@ from tuneledger.stages.train import selected
 COMMAND = (sys.executable, "-m", "tuneledger.stages.train", "--multirun")
 GRID = ("optim.lr=1e-3,5e-4", "seed=1,2")
 LEAN = ("tracking.log_model=false", "tracking.system_metrics=false")  # where they are not looked at, for speed
-
-
-def copy(finished: Path, target: Path, *left_out: str) -> Path:
-    """A finished project without any MLflow store."""
-    ignored = shutil.ignore_patterns("mlflow.db", "mlruns", "cache", *left_out)
-    shutil.copytree(finished, target, symlinks=True, ignore=ignored)
-    return target
-
-
-@pytest.fixture
-def fresh(finished: Path, tmp_path: Path) -> Path:
-    return copy(finished, tmp_path / "project")
 
 
 def tracked(project: Path) -> tuple[list, list]:
@@ -61,20 +48,6 @@ def outcomes(sweep: Path) -> dict[str, bytes]:
     return {file.parent.name: file.read_bytes() for file in sorted(sweep.glob("*/outcome.json"))}
 
 
-def start(project: Path, *arguments: str, **changes: Any) -> subprocess.Popen[str]:
-    """A sweep in a process group of its own."""
-    return subprocess.Popen(
-        [*COMMAND, *arguments],
-        cwd=project,
-        env=scratch.environment(PYTHONPATH="src"),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-        **changes,
-    )
-
-
 def wait_until(process: subprocess.Popen[str], condition: Callable[[], Any]) -> None:
     deadline = time.monotonic() + 120
     while not condition():
@@ -83,16 +56,10 @@ def wait_until(process: subprocess.Popen[str], condition: Callable[[], Any]) -> 
         time.sleep(0.02)
 
 
-def timeless(sweep: Path) -> str:
-    """A sweep's table without what the clock and the folder's name bring into it."""
-    text = (sweep / "sweep.md").read_text(encoding="utf-8")
-    return re.sub(r"[\d.]+ (s|min|h)\b", "TIME", text.replace("/".join(sweep.parts[-3:]), "SWEEP"))
-
-
 @pytest.fixture(scope="module")
 def grid(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A project after a sweep over learning rates and seeds that nothing disturbed."""
-    project = copy(finished, tmp_path_factory.mktemp("grid") / "project")
+    project = scratch.copy_finished(finished, tmp_path_factory.mktemp("grid") / "project")
     pickled = "+hydra.callbacks.values._target_=hydra.experimental.callbacks.PickleJobInfoCallback"
     (project / "printed.txt").write_text(scratch.stage(project, "train", "--multirun", *GRID, pickled).stdout)
     return project
@@ -232,7 +199,7 @@ def test_data_that_was_made_otherwise_is_refused(fresh: Path):
 
 def test_killed_in_the_middle_and_started_again_it_ends_as_undisturbed(fresh: Path, grid: Path):
     untracked = "tracking.enabled=false"
-    process = start(fresh, *GRID, untracked)
+    process = scratch.start_sweep(fresh, *GRID, untracked)
     wait_until(process, lambda: len(outcomes(sweeps(fresh)[0])) == 2 if sweeps(fresh) else False)
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
@@ -245,7 +212,7 @@ def test_killed_in_the_middle_and_started_again_it_ends_as_undisturbed(fresh: Pa
     done = scratch.stage(fresh, "train", "--multirun", *GRID, untracked)
     assert sweeps(fresh) == [sweep]
     assert f"going on with {sweep}: trials that ended are not run again" in done.stdout
-    assert timeless(sweep) == timeless(sweeps(grid)[0])
+    assert scratch.timeless(sweep) == scratch.timeless(sweeps(grid)[0])
     after = outcomes(sweep)
     assert {name: after[name] for name in before} == before
     assert {name: (sweep / name / "outcome.json").stat().st_mtime_ns for name in before} == times
@@ -256,7 +223,7 @@ def test_killed_in_the_middle_and_started_again_it_ends_as_undisturbed(fresh: Pa
 
 
 def test_interrupting_a_sweep_ends_the_parent(fresh: Path):
-    process = start(fresh, "seed=1,2", "trainer.max_epochs=300", "loader.batch_size=2", *LEAN)
+    process = scratch.start_sweep(fresh, "seed=1,2", "trainer.max_epochs=300", "loader.batch_size=2", *LEAN)
     wait_until(process, lambda: list(fresh.glob("multirun/*/*/0/checkpoint/last.ckpt")))
     os.killpg(process.pid, signal.SIGINT)
     output = process.communicate(timeout=90)[0]
@@ -270,8 +237,10 @@ def test_interrupting_a_sweep_ends_the_parent(fresh: Path):
 
 
 def test_two_sweeps_at_the_same_moment_in_a_fresh_project_both_finish(finished: Path, tmp_path: Path):
-    project = copy(finished, tmp_path / "pröject (1), it's", "tokenized")  # a name that Hydra reads only in quotes
-    processes = [start(project, f"optim.lr={rates}", *LEAN) for rates in ("1e-3,5e-4", "2e-3,1e-4")]
+    project = scratch.copy_finished(
+        finished, tmp_path / "pröject (1), it's", "tokenized"
+    )  # a name that Hydra reads only in quotes
+    processes = [scratch.start_sweep(project, f"optim.lr={rates}", *LEAN) for rates in ("1e-3,5e-4", "2e-3,1e-4")]
     outputs = [process.communicate(timeout=300)[0] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], "\n".join(outputs)
     assert sum("running `dvc repro tokenize`" in output for output in outputs) == 1

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 import time
@@ -33,16 +32,10 @@ def search(project: Path, *arguments: str, **changes: str) -> subprocess.Complet
     return scratch.stage(project, "train", "--multirun", *SEARCH, *arguments, **changes)
 
 
-def copy(finished: Path, target: Path) -> Path:
-    ignored = shutil.ignore_patterns("mlflow.db", "mlruns", "cache")
-    shutil.copytree(finished, target, symlinks=True, ignore=ignored)
-    return target
-
-
 @pytest.fixture(scope="module")
 def undisturbed(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A project after a search that nothing disturbed."""
-    project = copy(finished, tmp_path_factory.mktemp("search") / "project")
+    project = scratch.copy_finished(finished, tmp_path_factory.mktemp("search") / "project")
     search(project)
     return project
 
@@ -67,11 +60,6 @@ def runs(project: Path) -> list:
 
     client = MlflowClient(f"sqlite:///{project / 'mlflow.db'}")
     return client.search_runs([client.get_experiment_by_name("tuneledger").experiment_id])
-
-
-def timeless(sweep: Path) -> str:
-    text = (sweep / "sweep.md").read_text(encoding="utf-8")
-    return re.sub(r"[\d.]+ (s|min|h)\b", "TIME", text.replace("/".join(sweep.parts[-3:]), "SWEEP"))
 
 
 def test_the_worse_stop_after_an_epoch_and_the_table_says_why(undisturbed: Path):
@@ -115,16 +103,8 @@ def test_every_trial_is_a_child_run_with_its_outcome_and_parameters(undisturbed:
 def test_killed_with_all_its_children_and_started_again_it_ends_as_undisturbed(
     finished: Path, undisturbed: Path, tmp_path: Path
 ):
-    project = copy(finished, tmp_path / "project")
-    process = subprocess.Popen(
-        [sys.executable, "-m", "tuneledger.stages.train", "--multirun", *SEARCH],
-        cwd=project,
-        env=scratch.environment(PYTHONPATH="src"),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
+    project = scratch.copy_finished(finished, tmp_path / "project")
+    process = scratch.start_sweep(project, *SEARCH)
     deadline = time.monotonic() + 120
     while not list(project.glob("multirun/*/*/4")):  # in the middle of the second generation
         assert process.poll() is None, process.communicate()[0]
@@ -143,7 +123,7 @@ def test_killed_with_all_its_children_and_started_again_it_ends_as_undisturbed(
 
     done = search(project)
     assert f"going on with {sweep}" in done.stdout
-    assert timeless(the_sweep(project)) == timeless(the_sweep(undisturbed))
+    assert scratch.timeless(the_sweep(project)) == scratch.timeless(the_sweep(undisturbed))
     proposals = (the_sweep(where) / "proposals.json" for where in (project, undisturbed))
     assert len({file.read_bytes() for file in proposals}) == 1
     assert {file: file.read_bytes() for file in known} == known
@@ -158,7 +138,7 @@ def test_killed_with_all_its_children_and_started_again_it_ends_as_undisturbed(
 
 
 def test_a_grid_whose_trials_pause_fail_and_diverge(finished: Path, tmp_path: Path):
-    project = copy(finished, tmp_path / "project")
+    project = scratch.copy_finished(finished, tmp_path / "project")
     grid = ["hydra/sweeper=search", "hydra.sweeper.sampler=grid", "optim.lr=1e-3,0,1e30", "tracking.enabled=false"]
     grid.append("hydra/launcher=parallel")
     done = scratch.stage(project, "train", "--multirun", *grid, check=False)
