@@ -23,8 +23,8 @@ repro: setup  ## run the pipeline: data to report
 	$(BIN)/dvc repro
 
 lint: setup  ## check style
-	$(BIN)/ruff check src tests
-	$(BIN)/ruff format --check src tests
+	$(BIN)/ruff check src tests bench
+	$(BIN)/ruff format --check src tests bench
 
 test: lint  ## lint, then run the tests
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile

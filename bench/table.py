@@ -1,0 +1,161 @@
+"""Runs as figures and as Markdown; pure functions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from record import CONTESTANTS
+
+from tuneledger.judge.intervals import RESAMPLES, percentile
+from tuneledger.show.tables import ABSENT, markdown, number
+
+WARMUP = 20  # steps left out of ms/step, and of no other clock
+CLOCKS = {
+    "ms_per_step": "Steady step, ms",
+    "loop_seconds": "Training loop with evaluations, s",
+    "metrics_seconds": "Process start to metrics on disk, s",
+    "exit_seconds": "Process start to its end, s",
+}
+PEERS = ("as_written", "tuned")
+SCORES = {"accuracy": "accuracy", "f1": "F1", "loss": "loss"}
+Run = dict[str, Any]
+BySeed = dict[int, float]
+
+
+def step_figures(ends: Sequence[float]) -> dict[str, Any]:
+    """Median and quartiles of the milliseconds from one step's end to the next, after WARMUP steps.
+
+    The first step of a later epoch holds the evaluation before it, for every contestant: 2 of 1,357, which a median
+    does not notice.
+    """
+    low, middle, high = np.quantile(1000 * np.diff(ends[WARMUP - 1 :]), [0.25, 0.5, 0.75]).tolist()
+    return {"ms_per_step": middle, "ms_per_step_quartiles": [low, high]}
+
+
+def summary(values: Sequence[float]) -> tuple[float, float, float, float | None]:
+    """Median, smallest, largest, and the mean without these two (None of fewer than three)."""
+    ordered = sorted(values)
+    return float(np.median(ordered)), ordered[0], ordered[-1], float(np.mean(ordered[1:-1])) if ordered[2:] else None
+
+
+def ratio_of_medians(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    return np.median(first, axis=-1) / np.median(second, axis=-1)
+
+
+def mean_difference(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    return (first - second).mean(axis=-1)
+
+
+def paired(
+    statistic: Callable[[np.ndarray, np.ndarray], np.ndarray], first: BySeed, second: BySeed
+) -> tuple[float, float, float]:
+    """A statistic of two contestants with its percentile bootstrap interval; both have the same seeds.
+
+    Seeds are drawn, with both contestants' runs of them. Of a single seed the interval has no width.
+    """
+    sides = [np.array([side[seed] for seed in sorted(first)]) for side in (first, second)]
+    drawn = np.random.default_rng(0).integers(len(first), size=(RESAMPLES, len(first)))
+    estimate = float(statistic(*sides))
+    return estimate, *percentile(statistic(*(side[drawn] for side in sides)), estimate)
+
+
+def within(values: Sequence[float], reference: Sequence[float]) -> tuple[int, bool]:
+    """How many of the values lie between the reference's smallest and largest, and whether their median does."""
+    low, high = min(reference), max(reference)
+    return sum(low <= value <= high for value in values), bool(low <= np.median(values) <= high)
+
+
+def by_seed(runs: list[Run], figure: Callable[[Run], float]) -> dict[str, BySeed]:
+    """A figure of each run, by contestant in the order of CONTESTANTS, and seed."""
+    found = {name: {run["seed"]: figure(run) for run in runs if run["contestant"] == name} for name in CONTESTANTS}
+    return {name: seeds for name, seeds in found.items() if seeds}
+
+
+def clock_table(runs: list[Run], clock: str) -> str:
+    values = by_seed(runs, lambda run: run[clock])
+    peers = [peer for peer in PEERS if peer in values]
+    rows = []
+    for name, seeds in values.items():
+        ratios = [
+            "1" if peer == name else _interval(paired(ratio_of_medians, values[peer], seeds), 2) for peer in peers
+        ]
+        batches = "the same" if CONTESTANTS[name].closed else "its own, to its advantage"
+        rows.append([name, batches, len(seeds), *(number(value, 1) for value in summary([*seeds.values()])), *ratios])
+    columns = ["", "batches", "runs", "median", "min", "max", "mean without these two"]
+    return markdown([*columns, *(f"{peer} ÷ this" for peer in peers)], rows, text_columns=2)
+
+
+def quality_table(runs: list[Run]) -> str:
+    """The last checkpoint's scores over seeds, and against those of the recipe as written."""
+    rows = []
+    for score, title in SCORES.items():
+        values = by_seed(runs, lambda run, score=score: run["epochs"][-1][score])
+        reference = values.get("as_written")
+        for name, seeds in values.items():
+            against = [ABSENT] * 3
+            if reference and name != "as_written":
+                inside, median_inside = within([*seeds.values()], [*reference.values()])
+                gap = _interval(paired(mean_difference, seeds, reference), 4)
+                against = [gap, f"{inside} of {len(seeds)}", "yes" if median_inside else "no"]
+            rows.append([title, name, *(number(value, 4) for value in summary([*seeds.values()])[:3]), *against])
+    columns = [
+        "",
+        "",
+        "median",
+        "min",
+        "max",
+        "mean difference to as_written",
+        "runs inside its range",
+        "median inside",
+    ]
+    return markdown(columns, rows, text_columns=2)
+
+
+def epochs_table(runs: list[Run]) -> str:
+    """The scores after each epoch of each run."""
+    rows = [
+        [name, seed, *(" / ".join(number(epoch[score], 4) for score in SCORES) for epoch in epochs)]
+        for name, seeds in by_seed(runs, lambda run: run["epochs"]).items()
+        for seed, epochs in sorted(seeds.items())
+    ]
+    titles = [f"epoch {index + 1}: {' / '.join(SCORES.values())}" for index in range(len(rows[0]) - 2)]
+    return markdown(["", "seed", *titles], rows)
+
+
+def page(runs: list[Run], facts: dict[str, Any]) -> str:
+    """The whole result of at least one run; a short mode's have no epochs, and a step time alone.
+
+    Args:
+        facts: what headline.json records beside the runs.
+    """
+    short = not all(run["epochs"] for run in runs)
+    versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
+    kernels = f"Our kernels {'were' if facts['compiled_kernels'] else 'could not be'} compiled"
+    made_by = f"Commit {' and '.join(facts['commits'])}; `{facts['command']}`"
+    parts = [
+        "# all-MiniLM-L6-v2 on MRPC: 3 epochs, batch 8, at most 128 tokens",
+        "\n".join(f"- `{name}`: {CONTESTANTS[name].what}" for name in by_seed(runs, len)),
+        f"{facts['cpu']}, {facts['cores']} cores; Python {facts['python']}, {versions}. {kernels}. {made_by}.",
+        "Brackets hold 95 % bootstrap intervals over seeds; a ratio is one of medians.",
+    ]
+    for clock in ["ms_per_step"] if short else CLOCKS:
+        parts += [f"## {CLOCKS[clock]}", clock_table(runs, clock)]
+    if not short:
+        parts += ["## Scores on dev, last checkpoint", quality_table(runs), "## Each run", epochs_table(runs)]
+        constant = facts["always_one_label"]
+        collapsed = [run for run in runs if any(one.items() <= run["epochs"][-1].items() for one in constant)]
+        parts += [f"**Collapsed, answers always the same: {_names(collapsed)}.**"] if collapsed else []
+    disturbed = [run for run in runs if run["disturbed"]]
+    parts += [f"**Something else ran beside {_names(disturbed)}.**" if disturbed else "Nothing else ran beside them."]
+    return "\n\n".join(parts) + "\n"
+
+
+def _names(runs: list[Run]) -> str:
+    return ", ".join(f"{run['contestant']} seed {run['seed']}" for run in runs)
+
+
+def _interval(figures: tuple[float, float, float], digits: int) -> str:
+    value, low, high = (number(figure, digits) for figure in figures)
+    return f"{value} [{low}, {high}]" if low != high else value

@@ -1,0 +1,89 @@
+"""The arithmetic of the side-by-side harness; it measures nothing here."""
+
+from __future__ import annotations
+
+from types import ModuleType
+
+import numpy as np
+import pytest
+import scratch
+
+from tuneledger.errors import UserError
+
+
+@pytest.fixture(autouse=True)
+def folder(monkeypatch):
+    monkeypatch.syspath_prepend(scratch.ROOT / "bench")
+
+
+@pytest.fixture
+def table() -> ModuleType:
+    import table
+
+    return table
+
+
+@pytest.fixture
+def headline() -> ModuleType:
+    import headline
+
+    return headline
+
+
+def test_contestants_take_turns_in_both_directions(headline):
+    order = list(headline.schedule(["a", "b", "c"], [1, 2, 3]))
+    assert [name for name, _ in order] == ["a", "b", "c", "c", "b", "a", "a", "b", "c"]
+    assert [seed for _, seed in order] == [1, 1, 1, 2, 2, 2, 3, 3, 3]
+
+
+def test_a_steps_time_is_the_median_after_the_warm_up(table):
+    ends = np.cumsum([5.0] * table.WARMUP + [0.1] * 60 + [0.2] * 40 + [90.0])
+    figures = table.step_figures(ends.tolist())
+    assert figures["ms_per_step"] == pytest.approx(100)
+    assert figures["ms_per_step_quartiles"] == pytest.approx([100, 200])
+
+
+def test_summaries(table):
+    assert table.summary([4.0, 1.0, 2.0, 10.0]) == (3.0, 1.0, 10.0, 3.0)
+    assert table.summary([4.0, 1.0]) == (2.5, 1.0, 4.0, None)
+
+
+def test_a_ratio_of_paired_seeds_has_an_interval_that_covers_it(table):
+    slow = {seed: 600.0 + 20 * seed for seed in range(1, 6)}
+    fast = {seed: 100.0 + seed for seed in range(1, 6)}
+    value, low, high = table.paired(table.ratio_of_medians, slow, fast)
+    assert value == pytest.approx(660 / 103)
+    assert low < value < high
+    assert low >= 620 / 101 and high <= 700 / 105
+    alone = table.paired(table.ratio_of_medians, {1: 600.0}, {1: 100.0})
+    assert alone == (6.0, 6.0, 6.0)
+
+
+def test_seeds_are_drawn_in_pairs(table):
+    """With a constant ratio the interval has no width, however far apart the seeds lie."""
+    slow = {seed: 300.0 * seed for seed in range(1, 6)}
+    fast = {seed: 100.0 * seed for seed in range(1, 6)}
+    assert table.paired(table.ratio_of_medians, slow, fast) == pytest.approx((3, 3, 3))
+
+
+def test_inside_the_range(table):
+    assert table.within([0.8, 0.9, 0.7], [0.75, 0.85]) == (1, True)
+    assert table.within([0.9, 0.9, 0.8], [0.75, 0.85]) == (1, False)
+
+
+class TestRunsThatCannotBeCompared:
+    def run(self, **changes) -> dict:
+        same = {"labels_sha256": "a", "order_labels_sha256": "a", "weights_sha256": "w", "seed": 1}
+        return {"contestant": "ours", **same, **changes}
+
+    def test_with_equal_weights_and_batches_they_can(self, headline):
+        headline.check_runs([self.run(), self.run(contestant="as_written"), self.run(seed=2, weights_sha256="x")])
+
+    def test_other_batches_are_for_the_open_contestant_alone(self, headline):
+        headline.check_runs([self.run(contestant="tuned", labels_sha256="b")])
+        with pytest.raises(UserError, match=r"ours seed 1 trained on other batches"):
+            headline.check_runs([self.run(labels_sha256="b")])
+
+    def test_other_weights(self, headline):
+        with pytest.raises(UserError, match=r"tuned seed 1 began with other weights than ours"):
+            headline.check_runs([self.run(), self.run(contestant="tuned", weights_sha256="x")])
