@@ -1,11 +1,32 @@
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import scratch
+
+from tuneledger.learn.packed import compiler
+
+
+@pytest.fixture(params=["compiled", "torch"])
+def implementation(request, monkeypatch) -> Iterator[str]:
+    """Both ways to compute: with compiled kernels, and as where there is no compiler."""
+    if request.param == "torch":
+        monkeypatch.setenv("CXX", "/nowhere/c++")
+        compiler.kernels.cache_clear()
+        assert compiler.kernels() is None
+    elif compiler.kernels() is None:
+        pytest.skip("no compiler")
+    yield request.param
+    compiler.kernels.cache_clear()
+
+
+@pytest.fixture
+def compiled() -> None:
+    if compiler.kernels() is None:
+        pytest.skip("no compiler")
 
 
 @pytest.fixture

@@ -20,6 +20,7 @@ from tuneledger.learn.checkpoints import (
 from tuneledger.learn.interrupts import HeldSignals
 
 GOOD = {"state_dict": {"weight": torch.arange(20_000.0)}, "global_step": 7}
+MODULE = SimpleNamespace(state_dict=lambda: GOOD["state_dict"])
 
 
 @pytest.fixture
@@ -38,12 +39,12 @@ def names(folder: Path) -> list[str]:
 
 class TestResumable:
     def test_a_good_checkpoint(self, folder, capsys):
-        assert resumable(folder) == folder / "last.ckpt"
+        assert resumable(folder, MODULE) == folder / "last.ckpt"
         assert (folder / "best").exists()
         assert capsys.readouterr().out == ""
 
     def test_none(self, tmp_path, capsys):
-        assert resumable(tmp_path) is None
+        assert resumable(tmp_path, MODULE) is None
         assert capsys.readouterr().out == ""
 
     @pytest.mark.parametrize(
@@ -63,11 +64,18 @@ class TestResumable:
             place = len(data) // 2 if damage == "flipped weight" else bytes(data).index(b"global_step")
             data[place] ^= 0x10
         file.write_bytes(data)
-        assert resumable(folder) is None
+        assert resumable(folder, MODULE) is None
         said = capsys.readouterr().out
         assert said.startswith(f"checkpoint {file} is damaged (")
         assert said.endswith("): starting over\n")
         assert said.count("\n") == 1
+        assert names(folder) == ["mlflow_run_id"]
+
+    def test_one_of_another_shape_is_told_and_deleted_with_the_model_beside_it(self, folder, capsys):
+        weights = {name: torch.cat([value, value]) for name, value in GOOD["state_dict"].items()}
+        assert resumable(folder, SimpleNamespace(state_dict=lambda: weights)) is None
+        said = capsys.readouterr().out
+        assert said == f"checkpoint {folder / 'last.ckpt'} was made on another kind of device: starting over\n"
         assert names(folder) == ["mlflow_run_id"]
 
     def test_a_pickle_that_runs_code_is_not_run(self, folder):
@@ -76,7 +84,7 @@ class TestResumable:
                 return (os.mkdir, (str(folder / "evil"),))
 
         torch.save({"state_dict": Evil()}, folder / "last.ckpt")
-        assert resumable(folder) is None
+        assert resumable(folder, MODULE) is None
         assert not (folder / "evil").exists()
 
 
@@ -157,13 +165,13 @@ class TestExclusive:
         assert enter_in_another_process(tmp_path / "run") == "entered"
 
 
-class Model:
+class Module:
     """Saves the number of the epoch it was asked in."""
 
     def __init__(self) -> None:
         self.epoch = 0
 
-    def save_pretrained(self, folder: Path) -> None:
+    def save(self, folder: Path) -> None:
         folder.mkdir()
         (folder / "epoch").write_text(str(self.epoch))
 
@@ -187,11 +195,11 @@ class TestSelection:
         ],
     )
     def test_the_best_epoch_is_kept_the_earlier_of_two_equals(self, tmp_path, metric, mode, values, best):
-        callback, model = checkpoints(tmp_path, metric=metric, mode=mode), Model()
+        callback, module = checkpoints(tmp_path, metric=metric, mode=mode), Module()
         for epoch, value in enumerate(values):
-            model.epoch = epoch + 1
+            module.epoch = epoch + 1
             trainer = SimpleNamespace(current_epoch=epoch, callback_metrics={metric: torch.tensor(value)})
-            callback.on_validation_end(trainer, SimpleNamespace(model=model))
+            callback.on_validation_end(trainer, module)
         assert callback.best_epoch == best
         assert (tmp_path / "best" / "epoch").read_text() == str(best)
 
@@ -220,7 +228,7 @@ class TestStepSeeds:
     def draw(seed: int, epoch: int, batch: int) -> float:
         torch.rand(epoch + batch + 1)  # what was drawn before does not matter
         trainer = SimpleNamespace(current_epoch=epoch, num_training_batches=10)
-        StepSeeds(seed).on_train_batch_start(trainer, None, None, batch)
+        StepSeeds(seed).on_train_batch_start(trainer, SimpleNamespace(device=torch.device("cpu")), None, batch)
         return torch.rand(1).item()
 
     def test_every_batch_of_every_epoch_and_seed_has_its_own(self):
@@ -240,13 +248,11 @@ def spoil(step: int):
     def prepare(module) -> None:
         seen = {"batches": 0}
 
-        def hook(model, inputs, output):
-            seen["batches"] += model.training
-            if model.training and seen["batches"] >= step:
-                output.logits = output.logits * float("nan")
-            return output
+        def hook(head, inputs, logits):
+            seen["batches"] += head.training
+            return logits * float("nan") if head.training and seen["batches"] >= step else logits
 
-        module.model.register_forward_hook(hook)
+        module.model.classifier.register_forward_hook(hook)
 
     return prepare
 
@@ -271,7 +277,7 @@ class TestLossThatIsNoNumber:
 
     @pytest.mark.parametrize(("step", "saved"), [(4, 2), (6, 4), (10, 8)])
     def test_neither_are_weights_kept_that_a_step_has_spoilt_after_a_good_loss(self, train, tmp_path, step, saved):
-        """Step 6 ends an epoch, which 4 and 10 do not; only a row of the embeddings, that no validation row uses."""
+        """Step 6 ends an epoch, which 4 and 10 do not; only the embedding of a position that no row has."""
 
         def prepare(module) -> None:
             seen = {"gradients": 0}
@@ -279,10 +285,10 @@ class TestLossThatIsNoNumber:
             def spoil_unused(gradient: torch.Tensor) -> torch.Tensor:
                 seen["gradients"] += 1
                 if seen["gradients"] == step:
-                    gradient[1] = float("inf")
+                    gradient[500] = float("inf")
                 return gradient
 
-            module.model.bert.embeddings.word_embeddings.weight.register_hook(spoil_unused)
+            module.model.bert.embeddings.position_embeddings.weight.register_hook(spoil_unused)
 
         epoch = 1 if step < 7 else 2
         expected = (
@@ -300,12 +306,10 @@ class TestLossThatIsNoNumber:
 
     def test_also_where_only_the_validation_loss_is_none(self, train, tmp_path):
         def prepare(module) -> None:
-            def hook(model, inputs, output):
-                if not model.training:
-                    output.logits = output.logits * float("nan")
-                return output
+            def hook(head, inputs, logits):
+                return logits if head.training else logits * float("nan")
 
-            module.model.register_forward_hook(hook)
+            module.model.classifier.register_forward_hook(hook)
 
         with pytest.raises(UserError, match=r"^the validation loss became nan after step 6 \(learning rate 0\.\d+\)"):
             train(prepare=prepare, max_epochs=1)
@@ -353,7 +357,7 @@ class TestInterrupt:
                 if len(seen) == 2:
                     os.kill(os.getpid(), signum)
 
-            module.model.register_forward_hook(hook)
+            module.model.classifier.register_forward_hook(hook)
 
         with pytest.raises(Interrupted) as stop:
             train(prepare=prepare, **settings)

@@ -12,6 +12,7 @@ import scratch
 import torch
 
 from tuneledger.errors import Interrupted, UserError
+from tuneledger.learn import history
 from tuneledger.learn.datamodule import to_tensors
 from tuneledger.learn.fit import _run
 from tuneledger.learn.trainer import resolve_precision
@@ -97,27 +98,43 @@ def test_settings_out_of_range_before_anything_is_trained(train, tmp_path, monke
     assert not list(tmp_path.rglob("*.*"))
 
 
+def gradients_taken(optimizer: torch.optim.Optimizer, before: dict) -> float:
+    """The norm of the gradients that the last step took, from the running mean they went into."""
+    total = 0.0
+    for parameter, state in optimizer.state.items():
+        old = before.get(parameter, torch.zeros_like(parameter))
+        total += float(((state["exp_avg"] - 0.9 * old) / 0.1).double().square().sum())
+        before[parameter] = state["exp_avg"].clone()
+    return math.sqrt(total)
+
+
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
-def test_both_precisions_of_a_processor_train_and_clip(train, precision):
-    norms = []
+def test_both_precisions_of_a_processor_train_and_clip_to_a_norm(train, tmp_path, precision, implementation):
+    norms: dict[float | None, list[float]] = {}
 
-    def watch(module) -> None:
-        clip = module.configure_gradient_clipping
+    def watch(limit: float | None):
+        def prepare(module) -> None:
+            before: dict = {}
 
-        def watched(*arguments, **settings) -> None:
-            before = torch.nn.utils.get_total_norm([p.grad for p in module.parameters()])
-            clip(*arguments, **settings)
-            after = torch.nn.utils.get_total_norm([p.grad for p in module.parameters()])
-            norms.append((before.item(), after.item()))
+            def keep(*_) -> None:
+                norms.setdefault(limit, []).append(gradients_taken(module.optimizers(use_pl_optimizer=False), before))
 
-        module.configure_gradient_clipping = watched
+            module.on_train_batch_end = keep
 
-    result = train(prepare=watch, precision=precision, gradient_clip_val=0.01, max_epochs=1)
-    assert result.precision == precision
-    assert len(norms) == len(result.steps) == 6
-    for before, after in norms:
-        assert before > 0.01
-        assert after == pytest.approx(0.01, rel=1e-3)
+        return prepare
+
+    for limit in (None, 0.01):
+        result = train(
+            tmp_path / str(limit),
+            prepare=watch(limit),
+            gradient_clip_val=limit,
+            max_epochs=1,
+            changes=NO_DROPOUT,
+            precision=precision,
+        )
+        assert result.precision == precision
+    assert min(norms[None]) > 0.015
+    assert norms[0.01] == pytest.approx([0.01] * 6, rel=1e-3)
 
 
 class TestRecord:
@@ -146,17 +163,21 @@ class TestRecord:
         assert result.precision == "32-true"
 
         lengths = TokenizedSplit(few / "train.arrow").lengths
-        padded = [
-            (len(rows), int(lengths[rows].max()))
-            for epoch in (0, 1)
-            for rows in training_batches(lengths, 8, group_by_length=True, seed=1, epoch=epoch)
-        ]
         assert result.totals["examples"] == 96
-        assert result.totals["padded_tokens"] == sum(rows * width for rows, width in padded)
-        assert result.totals["squared_lengths"] == sum(rows * width**2 for rows, width in padded)
+        assert result.totals["padded_tokens"] == 2 * lengths.sum()  # padding is not computed
+        assert result.totals["squared_lengths"] == 2 * (lengths.astype(int) ** 2).sum()
         assert result.totals["resumed"] == 0
         assert result.totals["train_seconds"] > 0
         assert result.totals["validation_seconds"] > 0
+
+    def test_padding_counts_where_it_is_computed(self, train, few, monkeypatch):
+        monkeypatch.setattr(history, "packable", lambda model: False)
+        result = train(max_epochs=1)
+        lengths = TokenizedSplit(few / "train.arrow").lengths
+        batches = training_batches(lengths, 8, group_by_length=True, seed=1, epoch=0)
+        widths = [int(lengths[rows].max()) for rows in batches]
+        assert result.totals["padded_tokens"] == 8 * sum(widths) > lengths.sum()
+        assert result.totals["squared_lengths"] == 8 * sum(width**2 for width in widths)
 
     def test_the_loss_of_an_epoch_is_that_of_all_its_rows(self, train, few):
         """48 rows in batches of 10 and 8, with weights that stand still."""
@@ -206,27 +227,6 @@ class TestAccumulation:
         assert [row["loss"] for row in other.steps] == pytest.approx([row["loss"] for row in one.steps], abs=1e-5)
         for found, expected in zip(other.epochs, one.epochs, strict=True):
             assert found["train_loss"] == pytest.approx(expected["train_loss"], abs=1e-5)
-
-
-def test_gradients_are_clipped_to_a_norm(train, tmp_path):
-    norms = {}
-
-    def watch(limit: float | None):
-        def prepare(module) -> None:
-            def keep(optimizer: torch.optim.Optimizer) -> None:
-                """Called before the next backward pass: the gradients are still those the last step took."""
-                taken = [p.grad.square().sum() for p in module.parameters() if p.grad is not None]
-                if taken:
-                    norms.setdefault(limit, []).append(math.sqrt(sum(map(float, taken))))
-
-            module.on_before_zero_grad = keep
-
-        return prepare
-
-    for limit in (None, 0.01):
-        train(tmp_path / str(limit), prepare=watch(limit), gradient_clip_val=limit, max_epochs=1, changes=NO_DROPOUT)
-    assert min(norms[None]) > 0.015
-    assert norms[0.01] == pytest.approx([0.01] * len(norms[None]), rel=1e-3)
 
 
 STILL = {"optim": {"lr": 1e-9}}

@@ -86,8 +86,8 @@ def test_dropout_is_on_in_training_also_after_a_validation_and_off_in_validation
     modes = []
 
     def watch(module: Classifier) -> None:
-        module.model.register_forward_hook(
-            lambda model, *_: modes.append((model.dropout.training, torch.is_grad_enabled(), model.training))
+        module.model.dropout.register_forward_hook(
+            lambda dropout, *_: modes.append((dropout.training, torch.is_grad_enabled(), module.model.training))
         )
 
     train(prepare=watch, max_epochs=2)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import math
 
 import pytest
@@ -8,7 +9,27 @@ import torch
 
 from tuneledger.errors import UserError
 from tuneledger.learn.encoder import load_encoder
-from tuneledger.learn.optimizer import check_optim, make_optimizer
+from tuneledger.learn.optimizer import check_optim, clip_gradients, make_optimizer
+
+
+@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize("norm", [0.01, 0.5, 1000.0])
+def test_steps_under_clipped_gradients_are_those_of_torchs_own_clipping(fused, norm):
+    torch.manual_seed(1)
+    ours = torch.nn.Sequential(torch.nn.Linear(5, 3), torch.nn.Linear(3, 2))
+    reference = copy.deepcopy(ours)
+    optimizer, _ = make_optimizer(ours, 10, fused=fused, **{**scratch.OPTIM, "lr": 0.1, "eps": 0.1})
+    plain, _ = make_optimizer(reference, 10, fused=False, **{**scratch.OPTIM, "lr": 0.1, "eps": 0.1})
+    for _ in range(3):  # with gradients of 0.1 to 5, an eps that makes their size matter to Adam
+        inputs = torch.randn(4, 5)
+        for model in (ours, reference):
+            model.zero_grad()
+            model(inputs).square().sum().backward()
+        clip_gradients(optimizer, norm)
+        torch.nn.utils.clip_grad_norm_(reference.parameters(), norm)
+        optimizer.step(), plain.step()
+    for one, other in zip(ours.parameters(), reference.parameters(), strict=True):
+        torch.testing.assert_close(one, other)
 
 
 def rates(steps: int, **changes) -> list[float]:

@@ -11,6 +11,7 @@ from tuneledger.text.batches import (
     evaluation_batches,
     restore_order,
     training_batches,
+    used_ids,
 )
 
 ROWS = [[5, 6, 7], [8], [9, 10], [11, 12, 13, 14], [15]]
@@ -50,6 +51,18 @@ class TestTokenizedSplit:
     def test_without_token_types(self, tmp_path):
         write(tmp_path / "rows.arrow", types=False)
         assert set(TokenizedSplit(tmp_path / "rows.arrow")[0]) == {"label", "input_ids"}
+
+
+class TestUsedIds:
+    def test_each_once_and_ascending_over_all_record_batches_and_splits(self, split, tmp_path):
+        assert used_ids([split]).tolist() == [5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15]
+        with pa.OSFile(str(tmp_path / "other.arrow"), "wb") as sink:
+            table = pa.table({"label": [0, 1], "input_ids": pa.array([[7, 3, 7], [30000]], pa.list_(pa.int32()))})
+            with pa.ipc.new_file(sink, table.schema) as writer:
+                writer.write_table(table)
+        other = TokenizedSplit(tmp_path / "other.arrow")
+        assert used_ids([other]).tolist() == [3, 7, 30000]
+        assert used_ids([split, other]).tolist() == [3, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 30000]
 
 
 class TestCollate:

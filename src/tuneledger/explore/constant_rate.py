@@ -9,12 +9,11 @@ from itertools import count, islice
 from typing import Any
 
 import torch
-from torch.nn.utils import clip_grad_norm_
 from transformers import PreTrainedModel
 
 from tuneledger.learn.datamodule import Batches
 from tuneledger.learn.module import Classifier
-from tuneledger.learn.optimizer import make_optimizer
+from tuneledger.learn.optimizer import clip_gradients, make_optimizer
 
 
 def steps_at(
@@ -51,7 +50,7 @@ def steps_at(
             break
         loss.backward()
         if clip is not None:
-            clip_grad_norm_(module.parameters(), clip)
+            clip_gradients(optimizer, clip)
         optimizer.step()
         optimizer.zero_grad()
     return losses, _moved(model, module.model)

@@ -54,7 +54,11 @@ class StepSeeds(pl.Callback):
     def on_train_batch_start(self, trainer: pl.Trainer, module: pl.LightningModule, batch: Any, batch_idx: int):
         seen = trainer.current_epoch * trainer.num_training_batches + batch_idx
         # Mixed into 32 bits, since torch's CPU generator takes no more of a seed.
-        torch.manual_seed(int(np.random.SeedSequence([self.seed, seen]).generate_state(1)[0]))
+        seed = int(np.random.SeedSequence([self.seed, seen]).generate_state(1)[0])
+        if module.device.type == "cpu":
+            torch.default_generator.manual_seed(seed)  # torch.manual_seed also walks the stack, for GPUs not yet in use
+        else:
+            torch.manual_seed(seed)
 
 
 class Checkpoints(pl.Callback):
@@ -137,7 +141,7 @@ class Checkpoints(pl.Callback):
             self.before_save(module)
             best = self.folder / BEST
             with disk_errors(best), replacing(best) as folder:
-                module.model.save_pretrained(folder)
+                module.save(folder)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         waited = trainer.current_epoch + 1 - self.best_epoch
@@ -195,8 +199,8 @@ def exclusive(folder: Path) -> Iterator[None]:
         lock.release()
 
 
-def resumable(folder: Path) -> Path | None:
-    """The checkpoint to go on from, or None. One that cannot be read is deleted, with a message."""
+def resumable(folder: Path, module: torch.nn.Module) -> Path | None:
+    """The checkpoint to go on from, or None. A damaged one, or one of another shape than `module`, is deleted."""
     last = folder / LAST
     if not last.exists():
         return None
@@ -205,11 +209,17 @@ def resumable(folder: Path) -> Path | None:
             damaged = archive.testzip()  # torch.load does not look at the checksums
         if damaged:
             raise zipfile.BadZipFile(f"wrong checksum of {damaged}")
-        torch.load(last, map_location="cpu", weights_only=True)
+        kept = torch.load(last, map_location="cpu", weights_only=True)["state_dict"]
     except Exception as error:  # whatever a damaged zip or pickle raises
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        print(f"checkpoint {last} is damaged ({reason}): starting over", flush=True)
-        remove(folder / LAST)
-        remove(folder / BEST)
-        return None
+        return _start_over(folder, f"is damaged ({reason})")
+    # On a GPU all tokens' embeddings are trained, on a CPU those of the tokens in use.
+    if {name: value.shape for name, value in kept.items()} != {n: v.shape for n, v in module.state_dict().items()}:
+        return _start_over(folder, "was made on another kind of device")
     return last
+
+
+def _start_over(folder: Path, reason: str) -> None:
+    print(f"checkpoint {folder / LAST} {reason}: starting over", flush=True)
+    remove(folder / LAST)
+    remove(folder / BEST)

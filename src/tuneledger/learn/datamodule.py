@@ -98,7 +98,7 @@ class Batches(pl.LightningDataModule):
             if size < 1:
                 raise UserError(f"loader.{key} = {size}: give at least 1")
         self.train, self.validation, self.labels = train, validation, labels
-        self.eval_batch_size = eval_batch_size
+        self.eval_batch_size, self.pad_token_id = eval_batch_size, pad_token_id
         self.epoch_batches = EpochBatches(train.lengths, batch_size, group_by_length, seed)
         width = max_length if padding == "max_length" else None
         self.collate = partial(to_tensors, pad_token_id=pad_token_id, width=width)

@@ -15,6 +15,7 @@ from torch.nn.utils import get_total_norm
 
 from tuneledger.errors import Diverged, UserError
 from tuneledger.judge.intervals import wilson
+from tuneledger.learn.packed.bert import packable
 
 Row = dict[str, float]
 
@@ -141,8 +142,8 @@ class History(pl.Callback):
 class Meter(pl.Callback):
     """Measures what training takes; survives a resume, so that interrupted time counts once.
 
-    After fit: seconds (train, validation), examples, padded tokens, padded tokens squared per row (for attention's
-    FLOPs), resumed (number of resumes).
+    After fit: seconds (train, validation), examples, padded tokens (real ones alone where padding is not computed),
+    the same squared per row (for attention's FLOPs), resumed (number of resumes).
     """
 
     def __init__(self) -> None:
@@ -176,9 +177,10 @@ class Meter(pl.Callback):
         self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         rows, width = batch["input_ids"].shape
+        lengths = batch["attention_mask"].sum(dim=1) if packable(module.model) else torch.full((rows,), width)
         self.totals["examples"] += rows
-        self.totals["padded_tokens"] += rows * width
-        self.totals["squared_lengths"] += rows * width * width
+        self.totals["padded_tokens"] += int(lengths.sum())
+        self.totals["squared_lengths"] += int(lengths.square().sum())
         self._lap("train_seconds")
 
     def on_validation_start(self, *_: Any) -> None:

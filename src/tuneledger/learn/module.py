@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
 from torch.nn.functional import cross_entropy
-from torch.nn.utils import clip_grad_norm_
 from torchmetrics import MetricCollection
 from torchmetrics.classification import BinaryF1Score, MulticlassAccuracy, MulticlassF1Score
 from transformers import PreTrainedModel
 
-from tuneledger.learn.optimizer import make_optimizer
+from tuneledger.learn.optimizer import clip_gradients, make_optimizer, takes_any_gradient
+from tuneledger.learn.packed.bert import classify
+from tuneledger.learn.packed.vocabulary import whole_state
 
 
 class Classifier(pl.LightningModule):
@@ -35,8 +37,12 @@ class Classifier(pl.LightningModule):
 
     def _step(self, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
         inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}
-        logits = self.model(**inputs).logits.float()
+        logits = classify(self.model, inputs).float()
         return cross_entropy(logits, batch["labels"]), logits
+
+    def save(self, folder: Path) -> None:
+        """Write the model as a plain Hugging Face folder, whatever was done to it for speed."""
+        self.model.save_pretrained(folder, state_dict=whole_state(self.model))
 
     def training_step(self, batch: dict[str, torch.Tensor], batch_idx: int) -> torch.Tensor:
         return self._step(batch)[0]
@@ -56,7 +62,9 @@ class Classifier(pl.LightningModule):
         steps = -(-batches // self.trainer.accumulate_grad_batches) * self.trainer.max_epochs
         # In 16-mixed gradients are scaled until the step, where a fused optimizer would unscale them: after clipping.
         fused = self.trainer.precision != "16-mixed"
-        optimizer, schedule = make_optimizer(self.model, steps, fused=fused, **self.optim)
+        optimizer, schedule = make_optimizer(
+            self.model, steps, fused=fused, any_gradient=takes_any_gradient(self.trainer, self.model), **self.optim
+        )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def configure_gradient_clipping(
@@ -64,4 +72,4 @@ class Classifier(pl.LightningModule):
     ) -> None:
         """Clip to a norm. Lightning's own method refuses every fused optimizer under mixed precision, also bf16."""
         if gradient_clip_val is not None:
-            clip_grad_norm_(self.parameters(), gradient_clip_val)
+            clip_gradients(optimizer, gradient_clip_val)

@@ -6,10 +6,14 @@ import math
 from typing import Any
 
 import torch
+from lightning.pytorch import Trainer
+from lightning.pytorch.strategies import SingleDeviceStrategy
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import get_scheduler
 
 from tuneledger.errors import UserError
+from tuneledger.learn.packed.adamw import KernelAdamW, usable
 
 SCHEDULES = {"linear": "linear", "cosine": "cosine", "constant": "constant_with_warmup"}
 
@@ -18,6 +22,7 @@ def make_optimizer(
     model: torch.nn.Module,
     steps: int,
     fused: bool = True,
+    any_gradient: bool = False,
     *,
     lr: float,
     weight_decay: float,
@@ -28,20 +33,52 @@ def make_optimizer(
 ) -> tuple[torch.optim.AdamW, LambdaLR]:
     """Optimizer and schedule for a training of `steps` optimizer steps.
 
-    Matrices decay; biases and normalisation weights, which have one dimension, do not. `fused` updates in one kernel.
+    Matrices decay; biases and normalisation weights, which have one dimension, do not. `fused` updates in one kernel;
+    `any_gradient` then lets gradients be of the type in which they were computed, where there is but one a step.
 
     Raises:
         UserError: a value out of its range, under its full key.
     """
     check_optim(lr=lr, weight_decay=weight_decay, betas=betas, eps=eps, schedule=schedule, warmup=warmup)
-    trained = [p for p in model.parameters() if p.requires_grad]
+    trained = _trained(model)
     groups = [
         {"params": [p for p in trained if p.ndim >= 2], "weight_decay": weight_decay},
         {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
     ]
-    optimizer = torch.optim.AdamW(groups, lr=lr, betas=tuple(betas), eps=eps, fused=fused)
+    settings = {"lr": lr, "betas": tuple(betas), "eps": eps}
+    if fused and usable(trained):
+        optimizer = KernelAdamW(groups, any_gradient=any_gradient, **settings)
+    else:
+        optimizer = torch.optim.AdamW(groups, fused=fused, **settings)
     warm = round(warmup * steps)
     return optimizer, get_scheduler(SCHEDULES[schedule], optimizer, num_warmup_steps=warm, num_training_steps=steps)
+
+
+def _trained(model: torch.nn.Module) -> list[torch.nn.Parameter]:
+    return [p for p in model.parameters() if p.requires_grad]
+
+
+def takes_any_gradient(trainer: Trainer, model: torch.nn.Module) -> bool:
+    """Whether gradients may come as bf16 or sparse: in one process, one a step, to an optimizer that takes them."""
+    alone = isinstance(trainer.strategy, SingleDeviceStrategy) and trainer.accumulate_grad_batches == 1
+    return alone and trainer.strategy.root_device.type == "cpu" and usable(_trained(model))
+
+
+def clip_gradients(optimizer: torch.optim.Optimizer, norm: float) -> None:
+    """Let the next step of `optimizer` see gradients of at most this norm, all taken together.
+
+    A fused optimizer divides by its attribute grad_scale in the same pass over memory. torch means that for its own
+    gradient scaler and does not document it.
+    """
+    if isinstance(optimizer, KernelAdamW):
+        optimizer.largest_norm = norm
+        return
+    parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+    total = get_total_norm([p.grad for p in parameters])
+    if optimizer.param_groups[0]["fused"]:
+        optimizer.grad_scale = ((total + 1e-6) / norm).clamp(min=1.0)  # as in clip_grads_with_norm_, turned around
+    else:
+        clip_grads_with_norm_(parameters, norm, total)
 
 
 def check_optim(

@@ -9,6 +9,7 @@ import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
+from tuneledger.learn.packed.bert import classify
 from tuneledger.text.batches import TokenizedSplit, collate, evaluation_batches, restore_order
 
 
@@ -40,6 +41,6 @@ def predict(model_dir: Path, tokens: Path, *, batch_size: int, accelerator: str 
         for rows in batches:
             batch = collate([split[int(row)] for row in rows], pad_token_id=pad_token_id)
             inputs = {k: torch.from_numpy(v).to(device) for k, v in batch.items() if k != "labels"}
-            yield model(**inputs).logits.float().cpu().numpy()
+            yield classify(model, inputs).float().cpu().numpy()
 
     return restore_order(batches, outputs())

@@ -10,6 +10,7 @@ import torch
 from transformers import PreTrainedModel
 
 from tuneledger.errors import UserError
+from tuneledger.learn.packed.bert import classify
 from tuneledger.text.batches import Example, TokenizedSplit, evaluation_batches, restore_order
 
 
@@ -64,7 +65,7 @@ def represent(
         for batch in batches:
             examples = collate([split[int(row)] for row in rows[batch]])
             inputs = {name: tensor.to(model.device) for name, tensor in examples.items() if name != "labels"}
-            logits.append(model(**inputs).logits.float().cpu())
+            logits.append(classify(model, inputs).float().cpu())
     if len(seen) != len(batches):
         raise UserError(f"the head of a {model.config.model_type} model does not see one vector a text: no picture")
     return tuple(restore_order(batches, (part.numpy() for part in parts)) for parts in (seen, logits))

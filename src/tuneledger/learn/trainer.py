@@ -38,6 +38,8 @@ def make_trainer(
     check_accelerator(accelerator)
     precision = resolve_precision(precision, accelerator)
     quiet()
+    # With deterministic algorithms torch fills whatever is allocated, lest somebody read it before it is written.
+    torch.utils.deterministic.fill_uninitialized_memory = False
     # Named, since Lightning takes another one where the package rich happens to be installed.
     bar = [TQDMProgressBar()] if sys.stdout.isatty() else []
     return pl.Trainer(

@@ -170,6 +170,7 @@ def measured_fit(
     from tuneledger.learn.encoder import count_parameters
     from tuneledger.learn.fit import fit
     from tuneledger.learn.history import peak_memory_gib
+    from tuneledger.learn.packed.compiler import kernels
     from tuneledger.ledger.measure import hardware, training_cost
     from tuneledger.show.console import epoch_header, epoch_row
 
@@ -193,7 +194,8 @@ def measured_fit(
         hidden_size=encoder.hidden_size,
     )
     extra = {"peak_memory_gib": peak_memory_gib(), "precision": result.precision, "hardware": hardware()}
-    return result, {**cost, **extra}
+    # Dropout's masks are others with them, and times too.
+    return result, {**cost, **extra, "compiled_kernels": kernels() is not None}
 
 
 def store(tracker: Tracker, config: dict[str, Any], best: dict[str, float], cost: dict[str, Any], out: Path) -> None:

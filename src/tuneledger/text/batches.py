@@ -32,6 +32,10 @@ class TokenizedSplit:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def token_chunks(self) -> Iterator[np.ndarray]:
+        """All token ids, a record batch at a time."""
+        return (values[offsets[0] : offsets[-1]] for offsets, values in self._chunks["input_ids"])
+
     def __getitem__(self, index: int) -> Example:
         chunk = int(np.searchsorted(self._ends, index, side="right"))
         row = index - (int(self._ends[chunk - 1]) if chunk else 0)
@@ -40,6 +44,12 @@ class TokenizedSplit:
             offsets, values = chunks[chunk]
             example[name] = values[offsets[row] : offsets[row + 1]]
         return example
+
+
+def used_ids(splits: list[TokenizedSplit]) -> np.ndarray:
+    """Token ids that occur in any of the splits, ascending."""
+    found = [np.flatnonzero(np.bincount(chunk)) for split in splits for chunk in split.token_chunks()]
+    return np.unique(np.concatenate(found))
 
 
 def collate(examples: list[Example], *, pad_token_id: int, width: int | None = None) -> dict[str, np.ndarray]:

@@ -1,0 +1,1 @@
+"""BERT-family classifiers computed without padding: what makes training fast on CPUs, and nothing else does."""

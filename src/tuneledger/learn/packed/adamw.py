@@ -1,0 +1,115 @@
+"""AdamW in the compiled kernels: clipping and step read each gradient as it comes, bf16 or sparse, once each."""
+
+from __future__ import annotations
+
+import ctypes
+from typing import Any
+
+import numpy as np
+import torch
+
+from tuneledger.learn.packed.compiler import kernels
+
+RATES = ("rate", "decay", "beta1", "rest1", "beta2", "rest2", "correction1", "correction2", "epsilon")
+
+# `Parameter` of kernels.cpp.
+RECORD = np.dtype(
+    [
+        *((name, np.uint64) for name in ("values", "first", "second", "gradient", "slots")),
+        *((name, np.int64) for name in ("count", "width", "given")),
+        ("low", np.int32),
+        *((name, np.float32) for name in RATES),
+    ],
+    align=True,
+)
+
+
+def usable(parameters: list[torch.Tensor]) -> bool:
+    """Whether there are kernels and they can update these parameters."""
+    plain = (p.device.type == "cpu" and p.dtype == torch.float32 and p.is_contiguous() for p in parameters)
+    return kernels() is not None and all(plain)
+
+
+class KernelAdamW(torch.optim.AdamW):
+    """torch.optim.AdamW for `usable` parameters; its state is the same, so that either goes on from the other's.
+
+    Args:
+        groups, lr, betas, eps: as for torch.optim.AdamW.
+        any_gradient: take gradients in the type in which they were computed, where there is but one a step.
+    """
+
+    def __init__(
+        self,
+        groups: list[dict[str, Any]],
+        *,
+        any_gradient: bool,
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+    ):
+        super().__init__(groups, lr=lr, betas=betas, eps=eps, fused=True)
+        self.largest_norm: float | None = None  # to which the next step's gradients are clipped
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                parameter.grad_dtype = None if any_gradient else parameter.dtype
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        """See torch.optim.Optimizer.step."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        held, rows = [], []  # held: what the records point to
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    rows.append(_record(parameter, self._moments(parameter), group, held))
+        records = np.array(rows, dtype=RECORD)
+        largest = ctypes.c_double(self.largest_norm or 0)
+        kernels().adamw(ctypes.c_void_p(records.ctypes.data), len(records), largest, torch.get_num_threads())
+        self.largest_norm = None
+        return loss
+
+    def _moments(self, parameter: torch.Tensor) -> dict[str, torch.Tensor]:
+        state = self.state[parameter]
+        if not state:
+            state["step"] = torch.zeros((), dtype=torch.float32)
+            state["exp_avg"] = torch.zeros_like(parameter)
+            state["exp_avg_sq"] = torch.zeros_like(parameter)
+        state["step"] += 1
+        return state
+
+
+def _record(parameter: torch.Tensor, state: dict[str, torch.Tensor], group: dict[str, Any], held: list) -> tuple:
+    gradient, slots = parameter.grad, None
+    if gradient.is_sparse:
+        gradient = gradient.coalesce()
+        slots = torch.full((len(parameter),), -1, dtype=torch.int32)
+        slots[gradient.indices()[0]] = torch.arange(len(gradient.values()), dtype=torch.int32)
+        gradient = gradient.values()
+    if gradient.dtype not in (torch.float32, torch.bfloat16):
+        gradient = gradient.float()
+    gradient = gradient.contiguous()
+    held += [gradient, slots]
+    step, (beta1, beta2) = state["step"].item(), group["betas"]
+    return (
+        parameter.data_ptr(),
+        state["exp_avg"].data_ptr(),
+        state["exp_avg_sq"].data_ptr(),
+        gradient.data_ptr(),
+        0 if slots is None else slots.data_ptr(),
+        parameter.numel(),
+        parameter.shape[-1] if parameter.ndim else 1,
+        gradient.numel(),
+        gradient.dtype == torch.bfloat16,
+        group["lr"],
+        group["weight_decay"],
+        beta1,
+        1 - beta1,
+        beta2,
+        1 - beta2,
+        1 - beta1**step,
+        1 - beta2**step,
+        group["eps"],
+    )

@@ -1,0 +1,99 @@
+"""The kernels of kernels.cpp, compiled for this processor when they are first needed and kept in the user's cache."""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import logging
+import os
+import platform
+import shlex
+import shutil
+import stat
+import subprocess
+import tempfile
+from functools import cache
+from pathlib import Path
+
+import torch
+
+log = logging.getLogger(__name__)
+
+SOURCE = Path(__file__).with_name("kernels.cpp")
+# Sums may be taken in any order, as vectors need it. Not -ffast-math, which also makes the whole process flush small
+# numbers to zero, and would have a loss that is no number go unnoticed.
+FLAGS = [
+    "-std=c++17",
+    "-O3",
+    "-march=native",
+    "-fopenmp",
+    "-fPIC",
+    "-fno-math-errno",
+    "-fno-trapping-math",
+    "-fno-signed-zeros",
+    "-fassociative-math",
+    "-freciprocal-math",
+]
+WIDE = "-mprefer-vector-width=512"  # x86 only
+TIMEOUT = 120  # seconds; it takes about 2
+
+
+@cache
+def kernels() -> ctypes.CDLL | None:
+    """The compiled kernels, or None where there is no compiler or it cannot do it."""
+    compiler = shlex.split(os.environ.get("CXX", "")) or [shutil.which("c++")]
+    if compiler == [None] or not torch.backends.openmp.is_available():
+        return None
+    try:
+        return _loaded(compiler)
+    except (OSError, RuntimeError, subprocess.SubprocessError) as error:  # RuntimeError: there is no home folder
+        log.debug("no kernels: %s", getattr(error, "stderr", None) or error)
+        return None
+
+
+def _loaded(compiler: list[str]) -> ctypes.CDLL:
+    flags = [*FLAGS, *([WIDE] if platform.machine() in ("x86_64", "AMD64") else [])]
+    version = subprocess.run([*compiler, "--version"], capture_output=True, check=True, timeout=TIMEOUT).stdout
+    threads = _thread_library()
+    # A home folder may be shared by machines with other processors.
+    made_of = [SOURCE.read_bytes(), version, repr((flags, threads, torch.cpu.get_capabilities())).encode()]
+    digest = hashlib.sha256(b"\0".join(made_of)).hexdigest()[:16]
+    library = _private_folder() / f"kernels-{digest}.so"
+    if library.exists():
+        try:
+            return _opened(library)
+        except OSError:  # cut off by a power loss, say
+            library.unlink()
+    with tempfile.TemporaryDirectory(dir=library.parent) as temporary:
+        compiled, linked = Path(temporary) / "kernels.o", Path(temporary) / "kernels.so"
+        _run([*compiler, *flags, "-c", SOURCE, "-o", compiled])
+        _run([*compiler, "-shared", compiled, "-o", linked, threads or "-fopenmp"])
+        opened = _opened(linked)
+        linked.replace(library)
+    return opened
+
+
+def _private_folder() -> Path:
+    """The cache; OSError if others could put a library there, which would then run as this user."""
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tuneledger"
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    owner = folder.stat()
+    if owner.st_uid != os.getuid() or owner.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise PermissionError(f"{folder} is not this user's alone")
+    return folder
+
+
+def _opened(library: Path) -> ctypes.CDLL:
+    opened = ctypes.CDLL(str(library))
+    opened.attention_cells.restype = ctypes.c_int64
+    return opened
+
+
+def _thread_library() -> str | None:
+    """torch's own copy of the OpenMP library: the threads of a second one would fight its threads for the cores."""
+    found = sorted((Path(torch.__file__).parent / "lib").glob("libgomp*.so*"))
+    return str(found[0]) if found else None
+
+
+def _run(command: list[str | Path]) -> None:
+    subprocess.run(command, capture_output=True, check=True, timeout=TIMEOUT)

@@ -1,0 +1,105 @@
+from __future__ import annotations
+
+import shutil
+import stat
+import tomllib
+from pathlib import Path
+
+import pytest
+import scratch
+
+from tuneledger.learn.packed import compiler
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch) -> Path:
+    """An empty cache, and a compiler not asked yet."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    compiler.kernels.cache_clear()
+    yield tmp_path / "cache"
+    compiler.kernels.cache_clear()
+
+
+def script(path: Path, text: str) -> Path:
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(path.stat().st_mode | stat.S_IXUSR)
+    return path
+
+
+@pytest.mark.skipif(shutil.which("c++") is None, reason="no compiler")
+def test_kernels_are_compiled_once_and_leave_nothing_else(cache, tmp_path, monkeypatch):
+    assert compiler.kernels() is not None
+    [library] = list(cache.rglob("*"))[1:]
+    assert library.name.startswith("kernels-") and library.suffix == ".so"
+    calls = tmp_path / "calls"
+    monkeypatch.setenv("CXX", str(script(tmp_path / "watched", f'echo "$@" >> {calls}\nexec c++ "$@"')))
+    compiler.kernels.cache_clear()
+    assert compiler.kernels() is not None
+    assert calls.read_text() == "--version\n"
+
+
+def test_a_library_cut_off_is_compiled_again(cache):
+    if compiler.kernels() is None:
+        pytest.skip("no compiler")
+    [library] = (cache / "tuneledger").iterdir()
+    whole = library.stat().st_size
+    library.unlink()  # and not cut off in place: it is loaded
+    library.write_bytes(b"\x7fELF")
+    compiler.kernels.cache_clear()
+    assert compiler.kernels() is not None
+    assert library.stat().st_size == whole
+
+
+def test_a_folder_that_others_can_write_to_is_not_used(cache):
+    (cache / "tuneledger").mkdir(parents=True)
+    (cache / "tuneledger").chmod(0o777)
+    assert compiler.kernels() is None
+    assert not list((cache / "tuneledger").iterdir())
+
+
+def test_another_source_is_another_file(cache, monkeypatch, tmp_path):
+    if compiler.kernels() is None:
+        pytest.skip("no compiler")
+    source = tmp_path / "kernels.cpp"
+    source.write_text(compiler.SOURCE.read_text() + "\n// changed\n")
+    monkeypatch.setattr(compiler, "SOURCE", source)
+    compiler.kernels.cache_clear()
+    assert compiler.kernels() is not None
+    assert len(list((cache / "tuneledger").iterdir())) == 2
+
+
+@pytest.mark.parametrize("text", ["exit 1", 'test "$1" = --version && exit 0; exit 1', "exit 0"])
+def test_without_a_compiler_that_can_there_are_none(cache, tmp_path, monkeypatch, text):
+    monkeypatch.setenv("CXX", str(script(tmp_path / "poor", text)))
+    assert compiler.kernels() is None
+    assert not list(cache.rglob("*.so"))
+
+
+def test_a_compiler_that_is_not_there(cache, monkeypatch):
+    monkeypatch.setenv("CXX", "/nowhere/c++")
+    assert compiler.kernels() is None
+    monkeypatch.delenv("CXX")
+    monkeypatch.setenv("PATH", "/nowhere")
+    compiler.kernels.cache_clear()
+    assert compiler.kernels() is None
+
+
+def test_the_source_comes_with_the_package():
+    patterns = tomllib.loads((scratch.ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]
+    assert any(compiler.SOURCE.match(f"tuneledger/{pattern}") for pattern in patterns["tuneledger"])
+
+
+def test_without_a_home(cache, monkeypatch):
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr(Path, "home", nobody)
+    assert compiler.kernels() is None
+
+
+def nobody():
+    raise RuntimeError("Could not determine home directory.")
+
+
+def test_a_cache_that_cannot_be_written(cache, monkeypatch, tmp_path):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    assert compiler.kernels() is None
