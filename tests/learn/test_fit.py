@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 import math
 import signal
 import sys
@@ -135,6 +136,21 @@ def test_both_precisions_of_a_processor_train_and_clip_to_a_norm(train, tmp_path
         assert result.precision == precision
     assert min(norms[None]) > 0.015
     assert norms[0.01] == pytest.approx([0.01] * 6, rel=1e-3)
+
+
+def test_libraries_objects_and_fresh_memory_are_left_alone_while_it_trains_and_no_longer(train):
+    frozen = []
+
+    def watch(module) -> None:
+        module.on_train_batch_end = lambda *_: frozen.append(
+            (gc.get_freeze_count() > 0, torch.empty(1000).isnan().all())
+        )
+
+    gc.unfreeze()
+    train(prepare=watch, max_epochs=1)
+    # Memory that torch fills for determinism's sake is all NaN.
+    assert [(bool(kept), bool(filled)) for kept, filled in frozen] == [(True, False)] * 6
+    assert gc.get_freeze_count() == 0
 
 
 class TestRecord:

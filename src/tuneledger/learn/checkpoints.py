@@ -215,7 +215,7 @@ def resumable(folder: Path, module: torch.nn.Module) -> Path | None:
         return _start_over(folder, f"is damaged ({reason})")
     # On a GPU all tokens' embeddings are trained, on a CPU those of the tokens in use.
     if {name: value.shape for name, value in kept.items()} != {n: v.shape for n, v in module.state_dict().items()}:
-        return _start_over(folder, "was made on another kind of device")
+        return _start_over(folder, "is of another shape (from another device or version)")
     return last
 
 

@@ -142,7 +142,7 @@ def _run(
     stop_signal: Callable[[], int | None],
 ) -> None:
     gc.collect()
-    gc.freeze()  # libraries' million objects stay as they are; looking through them takes 2 % of a short step
+    gc.freeze()  # libraries' million objects stay as they are; looking through them takes 1 to 2 % of a step
     try:
         trainer.fit(module, datamodule=batches, ckpt_path=checkpoint, weights_only=True)
     except SystemExit:  # Lightning's own answer to SIGTERM (code 0!) and to a second Ctrl-C

@@ -20,7 +20,7 @@ def attend(joint: torch.Tensor, layout: Layout, size: int, p: float, masks: Mask
         size: of a head.
         p: probability with which a query loses sight of a token.
     """
-    if native.available(joint.dtype) and size in native.HEAD_SIZES:
+    if native.attends(joint.dtype, size):
         return native.attend(None, joint, layout, size, p, masks)
     query, key, value = split_heads(joint, layout, size).chunk(3)
     return join_heads(_attention(query, key, value, layout, p, masks), layout)
@@ -35,7 +35,7 @@ def attend_from_first(
         query: of the first tokens, (rows, heads * size).
         joint: key and value of all tokens side by side, (lines, 2 * heads * size).
     """
-    if native.available(joint.dtype) and size in native.HEAD_SIZES:
+    if native.attends(joint.dtype, size):
         return native.attend(query, joint, layout, size, p, masks)
     key, value = split_heads(joint, layout, size).chunk(2)
     by_head = query.view(layout.rows, -1, size).transpose(0, 1).reshape(-1, 1, size)

@@ -20,6 +20,11 @@ def available(dtype: torch.dtype) -> bool:
     return dtype == torch.bfloat16 and kernels() is not None
 
 
+def attends(dtype: torch.dtype, size: int) -> bool:
+    """Whether there is a kernel for heads of this size."""
+    return size in HEAD_SIZES and available(dtype)
+
+
 def attend(query: torch.Tensor | None, joint: torch.Tensor, layout: Layout, size: int, p: float, masks: Masks):
     """See `tuneledger.learn.packed.attention.attend`; without a query it lies in front of key and value."""
     return _Attend.apply(query, joint, layout, size, p, masks)
