@@ -40,6 +40,8 @@ LOADER = {"batch_size": 8, "eval_batch_size": 16, "padding": "longest", "group_b
 TRAINER = {
     "max_epochs": 2,
     "accelerator": "cpu",
+    "devices": 1,
+    "num_nodes": 1,
     "precision": "32-true",
     "accumulate_grad_batches": 1,
     "gradient_clip_val": 1.0,

@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from tuneledger.data.read import read_file
+from tuneledger.data.read import read_file as read_frames
 from tuneledger.errors import UserError
 
 TSV = b"text\tlabel\none\t0\ntwo\t1\n"
@@ -18,10 +18,16 @@ def write(folder: Path, name: str, content: bytes | str) -> Path:
     return path
 
 
+def read_file(path: Path) -> pd.DataFrame:
+    """The only frame of a small file."""
+    [frame] = read_frames(path)
+    return frame
+
+
 def fault(path: Path) -> str:
     """The one-line message with which reading fails, its folder cut off."""
     with pytest.raises(UserError) as caught:
-        read_file(path)
+        list(read_frames(path))
     assert "\n" not in str(caught.value)
     return str(caught.value).replace(f"{path.parent}/", "")
 
@@ -41,6 +47,32 @@ def test_tsv_takes_quotes_and_odd_line_separators_as_text(tmp_path):
     frame = read_file(write(tmp_path, "a.tsv", 'text\tlabel\n" half\t0\na\u2028b\x85c\x0bd\t1\n\n"x"\t1\n'))
     assert frame["text"].tolist() == ['" half', "a\u2028b\x85c\x0bd", '"x"']
     assert list(frame.index) == [2, 3, 5]
+
+
+CONTENTS = {
+    "a.tsv": 'text\tlabel\n" one\t0\n\ntwo\t1\nthree\t0\nfour\t1\nfive\t0\n',
+    "a.csv": 'text,label\n"one\n",0\n\ntwo,1\nthree,0\r\nfour,1\rfive,0\n',
+    "a.jsonl": '{"text": "one"}\n\n{"text": "two", "label": 1}\n{"label": 0}\n{"x": 1}\n{"text": 5}\n',
+}
+
+
+@pytest.mark.parametrize("name", CONTENTS)
+@pytest.mark.parametrize("rows", [1, 2, 3, 5])
+def test_frames_of_a_few_rows_are_the_whole_in_pieces(tmp_path, name, rows):
+    path = write(tmp_path, name, CONTENTS[name])
+    [whole] = read_frames(path)
+    parts = list(read_frames(path, rows))
+    assert [len(part) for part in parts] == [rows] * (5 // rows) + [5 % rows] * (5 % rows > 0)
+    pieces = pd.concat(parts).astype(object)
+    pd.testing.assert_frame_equal(pieces.where(pieces.notna(), None), whole)
+
+
+def test_parquet_in_frames_of_a_few_rows(tmp_path):
+    path = tmp_path / "a.parquet"
+    pd.DataFrame({"text": list("abcde")}).to_parquet(path)
+    parts = list(read_frames(path, 2))
+    assert [list(part.index) for part in parts] == [[1, 2], [3, 4], [5]]
+    assert [part["text"].tolist() for part in parts] == [["a", "b"], ["c", "d"], ["e"]]
 
 
 def test_csv_quoting_and_lines(tmp_path):

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import signal
+from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -199,7 +200,8 @@ class TestSelection:
         callback, module = checkpoints(tmp_path, metric=metric, mode=mode), Module()
         for epoch, value in enumerate(values):
             module.epoch = epoch + 1
-            trainer = SimpleNamespace(current_epoch=epoch, callback_metrics={metric: torch.tensor(value)})
+            scores = {metric: torch.tensor(value)}
+            trainer = SimpleNamespace(current_epoch=epoch, callback_metrics=scores, is_global_zero=True)
             callback.on_validation_end(trainer, module)
         assert callback.best_epoch == best
         assert (tmp_path / "best" / "epoch").read_text() == str(best)
@@ -226,14 +228,14 @@ class TestSelection:
 
 class TestStepSeeds:
     @staticmethod
-    def draw(seed: int, epoch: int, batch: int) -> float:
+    def draw(seed: int, epoch: int, batch: int, process: int = 0) -> float:
         torch.rand(epoch + batch + 1)  # what was drawn before does not matter
-        trainer = SimpleNamespace(current_epoch=epoch, num_training_batches=10)
+        trainer = SimpleNamespace(current_epoch=epoch, num_training_batches=10, global_rank=process)
         StepSeeds(seed).on_train_batch_start(trainer, SimpleNamespace(device=torch.device("cpu")), None, batch)
         return torch.rand(1).item()
 
-    def test_every_batch_of_every_epoch_and_seed_has_its_own(self):
-        places = [(seed, epoch, batch) for seed in (0, 1, 2) for epoch in (0, 1) for batch in range(10)]
+    def test_every_batch_of_every_epoch_seed_and_process_has_its_own(self):
+        places = list(product((0, 1, 2), (0, 1), range(10), (0, 1, 2)))
         assert len({self.draw(*place) for place in places}) == len(places)
 
     def test_the_same_place_draws_the_same(self):

@@ -19,9 +19,16 @@ def expected(epoch: int) -> list[list[int]]:
     return [rows.tolist() for rows in batches]
 
 
+class Numbers:
+    """A data set whose batches are the numbers of their rows."""
+
+    def __getitem__(self, rows: np.ndarray) -> list[int]:
+        return rows.tolist()
+
+
 def make_loader() -> ResumableLoader:
-    """Batches of two of seven rows; an item is its row number."""
-    return ResumableLoader(range(7), EpochBatches(LENGTHS, 2, True, 3), collate_fn=list)
+    """Batches of two of seven rows."""
+    return ResumableLoader(Numbers(), EpochBatches(LENGTHS, 2, True, 3))
 
 
 class TestEpochBatches:
@@ -77,9 +84,10 @@ def make_batches(few, **loader) -> Batches:
     return batches
 
 
-def trainer_after(processed: int) -> SimpleNamespace:
+def trainer_after(processed: int, process: int = 0, processes: int = 1) -> SimpleNamespace:
     total = SimpleNamespace(total=SimpleNamespace(processed=processed))
-    return SimpleNamespace(fit_loop=SimpleNamespace(epoch_loop=SimpleNamespace(batch_progress=total)))
+    loop = SimpleNamespace(epoch_loop=SimpleNamespace(batch_progress=total))
+    return SimpleNamespace(fit_loop=loop, global_rank=process, world_size=processes)
 
 
 class TestBatches:
@@ -103,6 +111,27 @@ class TestBatches:
     def test_validation_has_its_own_batch_size_and_every_row(self, few):
         batches = make_batches(few, eval_batch_size=16)
         assert [len(batch["labels"]) for batch in batches.val_dataloader()] == [16, 4]
+
+    @pytest.mark.parametrize("processes", [2, 3, 5])
+    def test_processes_share_each_batch(self, few, processes):
+        """Batches of 7 and one of 6: with two processes one row fills up in each of the first, with five 3 and 4."""
+        whole = list(make_batches(few, batch_size=7).train_dataloader())
+        shares = []
+        for process in range(processes):
+            batches = make_batches(few, batch_size=7)
+            batches.trainer = trainer_after(0, process, processes)
+            shares.append(list(batches.train_dataloader()))
+        for batch, *parts in zip(whole, *shares, strict=True):
+            most = -(-len(batch["rows"]) // processes)
+            assert [len(part["labels"]) for part in parts] == [len(part["input_ids"]) for part in parts]
+            assert {len(part["labels"]) for part in parts} == {most}
+            assert all(part["rows"].tolist() == batch["rows"].tolist() for part in parts)
+            labels = torch.stack([part["labels"] for part in parts], dim=1).flatten()
+            assert labels[: len(batch["rows"])].tolist() == batch["labels"].tolist()
+            assert (labels[len(batch["rows"]) :] == -100).all()
+            for row in range(len(batch["rows"])):
+                tokens = parts[row % processes]["input_ids"][row // processes]
+                assert tokens[tokens != 0].tolist() == batch["input_ids"][row][batch["input_ids"][row] != 0].tolist()
 
     def test_after_a_resume_the_epoch_follows_from_the_batches_done(self, few):
         batches = make_batches(few)

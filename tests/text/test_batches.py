@@ -10,6 +10,7 @@ from tuneledger.text.batches import (
     collate,
     evaluation_batches,
     restore_order,
+    share,
     training_batches,
     used_ids,
 )
@@ -138,3 +139,13 @@ def test_restore_order_undoes_the_batches():
     restored = restore_order(batches, outputs)
     assert restored.tolist() == [[row, row * 10] for row in range(5)]
     assert restored.dtype == np.float32
+
+
+@pytest.mark.parametrize("rows", [1, 2, 5, 6, 7])
+@pytest.mark.parametrize("processes", [1, 2, 3])
+def test_shares_are_equally_large_and_together_the_batch(rows: int, processes: int):
+    batch = np.arange(10, 10 + rows)
+    shares = [share(batch, process, processes) for process in range(processes)]
+    assert {len(mine) for mine, _ in shares} == {-(-rows // processes)}
+    assert sorted(np.concatenate([mine[:own] for mine, own in shares])) == batch.tolist()
+    assert all((mine[own:] == 10).all() for mine, own in shares)

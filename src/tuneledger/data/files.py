@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from tuneledger.data.read import read_file
-from tuneledger.data.table import to_table
+from tuneledger.data.table import same_columns, to_table
 from tuneledger.errors import UserError
 
 SPLITS = ("train", "validation", "test")
@@ -21,7 +21,7 @@ def load(
     files: dict[str, str | None],
     text: str | list[str],
     label: str,
-    reader: Callable[[Path], pd.DataFrame] = read_file,
+    reader: Callable[[Path], Iterable[pd.DataFrame]] = read_file,
 ) -> tuple[dict[str, pd.DataFrame], list[dict[str, Any]]]:
     """Read the files of a folder: tables by split (labels as names) and where they came from.
 
@@ -45,7 +45,8 @@ def load(
     tables, sources = {}, []
     for split, name in _chosen(files).items():
         file = Path(path) / name
-        tables[split] = to_table(reader(file), file.as_posix(), text=columns, label=label)
+        parts = [to_table(frame, file.as_posix(), text=columns, label=label) for frame in reader(file)]
+        tables[split] = pd.concat(same_columns(parts), ignore_index=True)
         with file.open("rb") as handle:
             digest = hashlib.file_digest(handle, "sha256").hexdigest()
         sources.append({"split": split, "file": file.as_posix(), "sha256": digest, "rows": len(tables[split])})

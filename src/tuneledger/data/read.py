@@ -1,7 +1,7 @@
-"""One table file as a data frame of plain Python values, whatever its format; every fault names its line.
+"""One table file as data frames of plain Python values, whatever its format; every fault names its line.
 
-Each reader gives object columns and an index that says where a row stands: the line of a text file on which
-the row begins (the header is line 1), or the row of a Parquet file, from 1.
+Each reader gives the rows a few thousand at a time, as object columns and an index that says where a row stands: the
+line of a text file on which the row begins (the header is line 1), or the row of a Parquet file, from 1.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ import csv
 import io
 import json
 from collections import Counter
+from collections.abc import Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +21,13 @@ from tuneledger.errors import UserError
 
 # Rows of a JSONL file may differ in their keys, so the table can be far larger than the file.
 MAX_COLUMNS = 1000
+ROWS = 10_000  # of a frame: as Python objects a row takes several times the memory that it takes in a file
+
+Frames = Iterator[pd.DataFrame]
 
 
-def read_file(path: Path) -> pd.DataFrame:
-    """Read `path` by its suffix: .tsv, .csv, .jsonl or .parquet.
+def read_file(path: Path, rows: int = ROWS) -> Frames:
+    """Read `path` by its suffix: .tsv, .csv, .jsonl or .parquet; at most `rows` rows a frame.
 
     Raises:
         UserError: unknown suffix, missing or empty file, no rows, a duplicate column, or broken content.
@@ -30,108 +35,126 @@ def read_file(path: Path) -> pd.DataFrame:
     reader = READERS.get(path.suffix.lower())
     if reader is None:
         raise UserError(f"{path}: unknown suffix {path.suffix!r}; known: {', '.join(READERS)}")
-    return reader(path)
+    return reader(path, rows)
 
 
-def read_tsv(path: Path) -> pd.DataFrame:
+def read_tsv(path: Path, rows: int = ROWS) -> Frames:
     """Tab separated, a header line, no quoting: a double quote is a character like any other."""
-    rows = [(line, text.removesuffix("\r")) for line, text in enumerate(_text(path).split("\n"), start=1)]
-    return _table(path, [(line, text.split("\t")) for line, text in rows if text])
+    lines = ((line, text.removesuffix("\n").removesuffix("\r")) for line, text in _lines(path))
+    return _tables(path, ((line, text.split("\t")) for line, text in lines if text), rows)
 
 
-def read_csv(path: Path) -> pd.DataFrame:
+def read_csv(path: Path, rows: int = ROWS) -> Frames:
     """Comma separated, a header line, standard quoting: a quoted field may hold commas and line breaks."""
-    reader = csv.reader(io.StringIO(_text(path), newline=""), strict=True)
+    return _tables(path, _csv_rows(path), rows)
+
+
+def _csv_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
+    # A lone carriage return ends a line too, as in files of the oldest Macs.
+    reader = csv.reader((part for _, text in _lines(path) for part in io.StringIO(text, newline="")), strict=True)
     limit = csv.field_size_limit(2**31 - 1)  # fields are measured once, for all formats, in table.py
-    rows = []
     line = 1
     try:
         for fields in reader:
             if fields:
-                rows.append((line, fields))
+                yield line, fields
             line = reader.line_num + 1
     except csv.Error as error:
         raise UserError(f"{path}:{line}: broken CSV: {error}; check the double quotes of this row") from error
     finally:
         csv.field_size_limit(limit)
-    return _table(path, rows)
 
 
-def read_jsonl(path: Path) -> pd.DataFrame:
-    """One JSON object a line; a key that a row lacks is None there."""
-    rows = {}
-    for line, text in enumerate(_text(path).split("\n"), start=1):
-        if text.strip():
-            rows[line] = _json_object(text, f"{path}:{line}")
-    columns = list(dict.fromkeys(name for row in rows.values() for name in row))
-    if len(columns) > MAX_COLUMNS:
-        raise UserError(f"{path}: {len(columns):,} different keys, at most {MAX_COLUMNS:,} columns are read")
-    values = {name: [row.get(name) for row in rows.values()] for name in columns}
-    return _frame(path, values, list(rows))
+def read_jsonl(path: Path, rows: int = ROWS) -> Frames:
+    """One JSON object a line; a key that a row lacks is None there, if a row before or in its frame has it."""
+    found = ((line, _json_object(text, f"{path}:{line}")) for line, text in _lines(path) if text.strip())
+    columns: dict[str, None] = {}
+    for part in _parts(found, rows):
+        columns |= dict.fromkeys(name for _, row in part for name in row)
+        if len(columns) > MAX_COLUMNS:
+            raise UserError(f"{path}: {len(columns):,} different keys, at most {MAX_COLUMNS:,} columns are read")
+        values = {name: [row.get(name) for _, row in part] for name in columns}
+        yield _frame(values, [line for line, _ in part])
+    if not columns:
+        raise UserError(f"{path}: no rows")
 
 
-def read_parquet(path: Path) -> pd.DataFrame:
+def read_parquet(path: Path, rows: int = ROWS) -> Frames:
     """A Parquet file; nulls are None."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    _bytes(path)
+    _check_file(path)
+    first = 1
     try:
-        table = pq.ParquetFile(path).read()
-        _no_duplicates(path, table.column_names)
-        values = {name: table.column(name).to_pylist() for name in table.column_names}
+        with pq.ParquetFile(path) as file:
+            names = file.schema_arrow.names
+            _no_duplicates(path, names)
+            for batch in file.iter_batches(rows):
+                values = {name: batch.column(name).to_pylist() for name in names}
+                yield _frame(values, range(first, first + batch.num_rows))
+                first += batch.num_rows
     except (pa.ArrowException, OSError, ValueError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(f"{path}: not a readable Parquet file: {reason}") from error
-    return _frame(path, values, list(range(1, table.num_rows + 1)))
+    if first == 1:
+        raise UserError(f"{path}: no rows" + (", only a header" if names else ""))
 
 
 READERS = {".tsv": read_tsv, ".csv": read_csv, ".jsonl": read_jsonl, ".parquet": read_parquet}
 
 
-def _bytes(path: Path) -> bytes:
+def _check_file(path: Path) -> None:
     if not path.is_file():
         raise UserError(f"{path}: no such file; data.path and data.files say where the data lies")
-    content = path.read_bytes()
-    if not content:
+    if not path.stat().st_size:
         raise UserError(f"{path}: the file is empty")
-    return content
 
 
-def _text(path: Path) -> str:
-    """The file as text, a leading byte-order mark dropped."""
-    content = _bytes(path)
-    try:
-        text = content.decode("utf-8")
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        raise UserError(
-            f"{path}:{line}: not UTF-8 (byte {error.start} is 0x{content[error.start]:02x}): save it as UTF-8"
-        ) from error
-    nul = text.find("\0")
-    if nul >= 0:
-        line = text.count("\n", 0, nul) + 1
-        raise UserError(f"{path}:{line}: holds a NUL byte, so it is UTF-16 or no text: save it as UTF-8")
-    return text.removeprefix("\ufeff")
+def _lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Each line with its number and its end, which is a line feed; a leading byte-order mark is dropped."""
+    _check_file(path)
+    offset = 0
+    with path.open("rb") as file:
+        for line, content in enumerate(file, start=1):
+            try:
+                text = content.decode("utf-8")
+            except UnicodeDecodeError as error:
+                place = f"byte {offset + error.start} is 0x{content[error.start]:02x}"
+                raise UserError(f"{path}:{line}: not UTF-8 ({place}): save it as UTF-8") from error
+            if "\0" in text:
+                raise UserError(f"{path}:{line}: holds a NUL byte, so it is UTF-16 or no text: save it as UTF-8")
+            yield line, text.removeprefix("\ufeff") if line == 1 else text
+            offset += len(content)
 
 
-def _table(path: Path, rows: list[tuple[int, list[str]]]) -> pd.DataFrame:
+def _parts(rows: Iterable[Any], size: int) -> Iterator[list[Any]]:
+    """Lists of at most `size` rows."""
+    rows = iter(rows)
+    while part := list(islice(rows, size)):
+        yield part
+
+
+def _tables(path: Path, lines: Iterator[tuple[int, list[str]]], size: int) -> Frames:
     """Lines of fields, the header first, as columns."""
-    if not rows:
+    _, header = next(lines, (0, []))
+    if not header:
         raise UserError(f"{path}: the file is empty")
-    (_, header), *body = rows
     header = [name or f"column_{place}" for place, name in enumerate(header, start=1)]  # pandas' nameless index
     _no_duplicates(path, header)
-    for line, fields in body:
-        if len(fields) != len(header):
-            raise UserError(f"{path}:{line}: {len(fields)} fields, but the header has {len(header)}")
-    columns = zip(*(fields for _, fields in body), strict=True) if body else ([] for _ in header)
-    return _frame(path, dict(zip(header, map(list, columns), strict=True)), [line for line, _ in body])
+    empty = True
+    for part in _parts(lines, size):
+        empty = False
+        for line, fields in part:
+            if len(fields) != len(header):
+                raise UserError(f"{path}:{line}: {len(fields)} fields, but the header has {len(header)}")
+        columns = zip(*(fields for _, fields in part), strict=True)
+        yield _frame(dict(zip(header, map(list, columns), strict=True)), [line for line, _ in part])
+    if empty:
+        raise UserError(f"{path}: no rows, only a header")
 
 
-def _frame(path: Path, values: dict[str, list[Any]], lines: list[int]) -> pd.DataFrame:
-    if not lines:
-        raise UserError(f"{path}: no rows" + (", only a header" if values else ""))
+def _frame(values: dict[str, list[Any]], lines: Iterable[int]) -> pd.DataFrame:
     return pd.DataFrame(values, index=lines, dtype=object)
 
 

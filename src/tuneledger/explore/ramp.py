@@ -63,7 +63,8 @@ def ramp(
     Args:
         module, batches: as for a training; the module is spent afterwards. Nothing is written.
         seed: fixes dropout.
-        trainer: the section of that name. How long to train, what to keep and how often to log have no say here.
+        trainer: the section of that name. How long to train, what to keep and how often to log have no say here, nor
+            have more devices than one.
         steps: optimizer steps; their rates are equally far apart on a log scale.
 
     Raises:
@@ -76,6 +77,8 @@ def ramp(
     lightning = make_trainer(
         [StepSeeds(seed), history, rise],
         **{key: trainer[key] for key in ("accelerator", "precision", "accumulate_grad_batches", "gradient_clip_val")},
+        devices=1,
+        num_nodes=1,
         max_steps=steps,
         max_epochs=-(-steps * trainer["accumulate_grad_batches"] // len(batches.epoch_batches)),
         limit_val_batches=0,

@@ -43,7 +43,7 @@ def build(config: dict[str, Any], meta: dict[str, Any], tokenized: Path) -> tupl
     from tuneledger.text.batches import TokenizedSplit
 
     check_seed(config["seed"])
-    bind(fit, "trainer", config["trainer"])
+    trainer = bind(fit, "trainer", config["trainer"])
     check_optim(**bind(make_optimizer, "optim", config["optim"]))
     tokenizer = AutoTokenizer.from_pretrained(tokenized / "tokenizer", local_files_only=True)
     batches = Batches(
@@ -55,10 +55,17 @@ def build(config: dict[str, Any], meta: dict[str, Any], tokenized: Path) -> tupl
         config["seed"],
         **bind(Batches.__init__, "loader", config["loader"]),
     )
+    check_batch(config["loader"]["batch_size"], trainer["devices"] * trainer["num_nodes"])
     torch.manual_seed(config["seed"])  # before the head's weights are drawn
     encoder = load_encoder(meta["labels"], **bind(load_encoder, "model", config["model"]))
     check_tokens(encoder, max_length=meta["tokenizer"]["max_length"], vocabulary=len(tokenizer))
     return Classifier(encoder, config["optim"]), batches
+
+
+def check_batch(batch_size: int, processes: int) -> None:
+    """Raise UserError unless every process gets an example of a full batch."""
+    if batch_size < processes:
+        raise UserError(f"loader.batch_size = {batch_size}: {processes} processes train, give at least as many")
 
 
 def check_seed(seed: Any) -> None:

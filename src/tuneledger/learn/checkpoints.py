@@ -46,7 +46,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
 
 class StepSeeds(pl.Callback):
-    """Seeds torch before each batch from (seed, batches seen), so that dropout needs no saved state."""
+    """Seeds torch before each batch from (seed, batches seen, process), so that dropout needs no saved state."""
 
     def __init__(self, seed: int):
         self.seed = seed
@@ -54,7 +54,8 @@ class StepSeeds(pl.Callback):
     def on_train_batch_start(self, trainer: pl.Trainer, module: pl.LightningModule, batch: Any, batch_idx: int):
         seen = trainer.current_epoch * trainer.num_training_batches + batch_idx
         # Mixed into 32 bits, since torch's CPU generator takes no more of a seed.
-        seed = int(np.random.SeedSequence([self.seed, seen]).generate_state(1)[0])
+        which = [trainer.global_rank] if trainer.global_rank else []  # the first as if it were alone
+        seed = int(np.random.SeedSequence([self.seed, seen, *which]).generate_state(1)[0])
         if module.device.type == "cpu":
             torch.default_generator.manual_seed(seed)  # torch.manual_seed also walks the stack, for GPUs not yet in use
         else:
@@ -64,14 +65,17 @@ class StepSeeds(pl.Callback):
 class Checkpoints(pl.Callback):
     """Saves where a run can go on, keeps the best epoch's model, and stops cleanly after a signal.
 
+    Of several processes the first one writes, and all stop at the same step after a signal to any.
+
     Args:
-        folder: the run's checkpoint folder; holds last.ckpt and best/ (a Hugging Face folder).
+        folder: the run's checkpoint folder, the same for all processes; holds last.ckpt and best/ (a Hugging Face
+            folder).
         metric, mode: which epoch is best: `metric` as logged, or "epoch"; the earlier one of two equals.
         every_n_steps: optimizer steps between two saves inside an epoch.
         patience: epochs without a better one after which training stops; None: never.
         until_epoch: the epoch after which training pauses, to be gone on with later; None: never.
         stop_signal: gives the number of a signal received since the start, or None.
-        before_save: called with the module before each save; raises if its state is not worth keeping.
+        before_save: called with the trainer before each save; raises if its state is not worth keeping.
     """
 
     def __init__(
@@ -84,7 +88,7 @@ class Checkpoints(pl.Callback):
         patience: int | None,
         until_epoch: int | None,
         stop_signal: HeldSignals,
-        before_save: Callable[[pl.LightningModule], None],
+        before_save: Callable[[pl.Trainer], None],
     ):
         check_selection(metric=metric, mode=mode)
         if patience is not None and patience < 1:
@@ -122,7 +126,7 @@ class Checkpoints(pl.Callback):
             return  # the save at the end of the epoch follows, with its validation
         if progress.ready % trainer.accumulate_grad_batches:
             return  # gradients gathered so far are in no checkpoint
-        signum = self.stop_signal()
+        signum = self._signal(trainer)
         if signum or trainer.global_step % self.every == 0:
             self._save(trainer)
         if signum:
@@ -130,7 +134,7 @@ class Checkpoints(pl.Callback):
 
     def on_validation_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
         signum = self.stop_signal()
-        if signum:
+        if signum and trainer.world_size == 1:  # others would wait for what this one computes
             raise Interrupted(signum)
 
     def on_validation_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
@@ -138,7 +142,9 @@ class Checkpoints(pl.Callback):
         value = float(epoch) if self.metric == "epoch" else float(trainer.callback_metrics[self.metric])
         if self._better(value):
             self.best_value, self.best_epoch = value, epoch
-            self.before_save(module)
+            self.before_save(trainer)
+            if not trainer.is_global_zero:
+                return
             best = self.folder / BEST
             with disk_errors(best), replacing(best) as folder:
                 module.save(folder)
@@ -151,9 +157,17 @@ class Checkpoints(pl.Callback):
         if self._paused():
             trainer.should_stop = True
         self._save(trainer)
-        signum = self.stop_signal()
+        signum = self._signal(trainer)
         if signum and trainer.current_epoch + 1 < trainer.max_epochs and not trainer.should_stop:
             raise Interrupted(signum)
+
+    def _signal(self, trainer: pl.Trainer) -> int | None:
+        """A signal received by any process; all of them have to ask at the same step."""
+        signum = self.stop_signal()
+        if trainer.world_size == 1:
+            return signum
+        noted = torch.tensor(signum or 0, device=trainer.strategy.root_device)
+        return int(trainer.strategy.reduce(noted, reduce_op="max")) or None
 
     def _better(self, value: float) -> bool:
         if self.best_value is None:
@@ -164,7 +178,7 @@ class Checkpoints(pl.Callback):
         return self.until_epoch is not None and self.epochs_done >= self.until_epoch
 
     def _save(self, trainer: pl.Trainer) -> None:
-        self.before_save(trainer.lightning_module)
+        self.before_save(trainer)
         trainer.save_checkpoint(self.folder / LAST)
 
 

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
 import lightning.pytorch as pl
 import numpy as np
 import torch
-from torch.utils.data import DataLoader
+from torch.nn import CrossEntropyLoss
+from torch.utils.data import DataLoader, Dataset
 
 from tuneledger.errors import UserError
-from tuneledger.text.batches import Example, TokenizedSplit, collate, evaluation_batches, training_batches
+from tuneledger.text.batches import Example, TokenizedSplit, collate, evaluation_batches, share, training_batches
 
 PADDINGS = ("longest", "max_length")
+IGNORED = CrossEntropyLoss().ignore_index
 
 
 class EpochBatches:
@@ -33,15 +35,39 @@ class EpochBatches:
         return iter(self._batches(epoch=self.epoch)[self.start :])
 
 
+class Shares(Dataset):
+    """Item `rows` is what one process computes of the batch with these rows.
+
+    Beside the model's inputs it holds labels, IGNORED for an example that only fills up, and rows as an array, those of
+    the whole batch.
+    """
+
+    def __init__(
+        self,
+        split: TokenizedSplit,
+        collate: Callable[[list[Example]], dict[str, torch.Tensor]],
+        process: int = 0,
+        processes: int = 1,
+    ):
+        self.split, self.collate = split, collate
+        self.process, self.processes = process, processes
+
+    def __getitem__(self, rows: np.ndarray) -> dict[str, Any]:
+        mine, own = share(rows, self.process, self.processes)
+        batch = self.collate([self.split[int(row)] for row in mine])
+        batch["labels"][own:] = IGNORED
+        return batch | {"rows": rows}  # an array, which stays off an accelerator
+
+
 class ResumableLoader(DataLoader):
-    """A DataLoader that Lightning can save and restore in the middle of an epoch.
+    """A DataLoader of ready batches that Lightning can save and restore in the middle of an epoch.
 
     Lightning stores `state_dict()` in each checkpoint and hands it back before the first batch after a resume,
     save for checkpoints taken at the end of an epoch: for those `batches.epoch` has to be right already.
     """
 
-    def __init__(self, dataset: TokenizedSplit, batches: EpochBatches, **kwargs: Any):
-        super().__init__(dataset, batch_sampler=batches, **kwargs)
+    def __init__(self, dataset: Shares, batches: EpochBatches):
+        super().__init__(dataset, sampler=batches, batch_size=None, collate_fn=_as_it_is)
         self.batches = batches
         self.served = 0
 
@@ -64,7 +90,7 @@ class ResumableLoader(DataLoader):
 
 
 class Batches(pl.LightningDataModule):
-    """Training and validation batches as tensors: input_ids, attention_mask, labels, maybe token_type_ids.
+    """Training and validation batches: input_ids, attention_mask, maybe token_type_ids, labels and rows, see `Shares`.
 
     Args:
         train, validation: tokenized splits.
@@ -72,7 +98,7 @@ class Batches(pl.LightningDataModule):
         pad_token_id: the tokenizer's.
         max_length: tokens a row where padding is "max_length".
         seed: fixes the order of training batches.
-        batch_size, eval_batch_size: examples.
+        batch_size, eval_batch_size: examples, over all processes.
         padding: "longest" (of the batch) or "max_length".
         group_by_length: batches of similar length.
     """
@@ -107,10 +133,14 @@ class Batches(pl.LightningDataModule):
         # After a resume trainer.current_epoch is not right yet at this point; the count of batches is.
         processed = self.trainer.fit_loop.epoch_loop.batch_progress.total.processed
         self.epoch_batches.epoch = processed // len(self.epoch_batches)
-        return ResumableLoader(self.train, self.epoch_batches, collate_fn=self.collate)
+        return ResumableLoader(self._shares(self.train), self.epoch_batches)
 
     def val_dataloader(self) -> DataLoader:
-        return DataLoader(self.validation, batch_sampler=self.validation_batches, collate_fn=self.collate)
+        shares = self._shares(self.validation)
+        return DataLoader(shares, sampler=self.validation_batches, batch_size=None, collate_fn=_as_it_is)
+
+    def _shares(self, split: TokenizedSplit) -> Shares:
+        return Shares(split, self.collate, self.trainer.global_rank, self.trainer.world_size)
 
     @property
     def validation_batches(self) -> list[np.ndarray]:
@@ -121,6 +151,10 @@ class Batches(pl.LightningDataModule):
         """The validation split's most frequent label and its share."""
         counts = np.bincount(self.validation.labels, minlength=len(self.labels))
         return self.labels[int(counts.argmax())], float(counts.max() / counts.sum())
+
+
+def _as_it_is(batch: dict[str, Any]) -> dict[str, Any]:
+    return batch
 
 
 def to_tensors(examples: list[Example], *, pad_token_id: int, width: int | None = None) -> dict[str, torch.Tensor]:

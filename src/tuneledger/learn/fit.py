@@ -7,6 +7,7 @@ import signal
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import lightning.pytorch as pl
@@ -68,6 +69,8 @@ def fit(
     *,
     max_epochs: int,
     accelerator: str,
+    devices: int,
+    num_nodes: int,
     precision: str,
     accumulate_grad_batches: int,
     gradient_clip_val: float | None,
@@ -77,6 +80,9 @@ def fit(
     log_every_n_steps: int,
 ) -> Fit:
     """Train, from the last checkpoint in `folder` if there is one.
+
+    With several devices every process calls this with the same arguments, which gives the same result in each. The
+    first one alone writes.
 
     Args:
         module, batches: model and data.
@@ -96,7 +102,7 @@ def fit(
         raise UserError(f"trainer.max_epochs = {max_epochs}: give at least 1")
     with held_signals() as stop_signal:
         history = History(len(batches.validation), every_n_steps=log_every_n_steps, on_step=on_step, on_epoch=on_epoch)
-        meter = Meter()
+        meter = Meter(batches.train.lengths)
         checkpoints = Checkpoints(
             folder,
             **bind(check_selection, "trainer.select", select),
@@ -104,11 +110,13 @@ def fit(
             patience=patience,
             until_epoch=until_epoch,
             stop_signal=stop_signal,
-            before_save=history.flush,
+            before_save=partial(history.flush, weights=True),
         )
         trainer = make_trainer(
             [StepSeeds(seed), history, meter, ValidationRecord(folder, batches), checkpoints],
             accelerator=accelerator,
+            devices=devices,
+            num_nodes=num_nodes,
             precision=precision,
             accumulate_grad_batches=accumulate_grad_batches,
             gradient_clip_val=gradient_clip_val,

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import lightning.pytorch as pl
+import numpy as np
 import torch
 from torch.nn.utils import get_total_norm
 
@@ -64,26 +65,28 @@ class History(pl.Callback):
     ) -> None:
         # Lightning hands the loss over as it went into backward: divided by the batches of an optimizer step.
         loss = outputs["loss"].detach() * trainer.accumulate_grad_batches
-        self._window.append((loss, len(batch["labels"])))
+        self._window.append((loss, len(batch["rows"])))
         reported = self._pending[-1][0] if self._pending else (self.steps[-1]["step"] if self.steps else 0)
         if trainer.global_step > reported:
             self._pending.append((trainer.global_step, trainer.current_epoch + 1, self._lr, self._window))
             self._window = []
             if trainer.global_step % self.every == 0:
-                self.flush()
+                self.flush(trainer)
 
-    def flush(self, module: pl.LightningModule | None = None) -> None:
-        """Bring pending losses over from the device.
+    def flush(self, trainer: pl.Trainer, weights: bool = False) -> None:
+        """Bring pending losses over from the device, and from other processes, all of which call this.
 
         Args:
-            module: its weights are looked at as well. A loss is that before its step, whose gradients may be worse.
+            weights: look at these as well. A loss is that before its step, whose gradients may be worse.
 
         Raises:
             Diverged: one of them is no number; training cannot recover from that.
         """
+        losses = [loss for *_, window in self._pending for loss, _ in window]
+        means = iter(trainer.strategy.reduce(torch.stack(losses), reduce_op="mean").tolist() if losses else [])
         for step, epoch, lr, window in self._pending:
-            total = sum(float(loss) * rows for loss, rows in window)
             rows = sum(rows for _, rows in window)
+            total = sum(next(means) * rows for _, rows in window)
             if not math.isfinite(total):
                 raise Diverged(
                     f"the loss became {total} at step {step} (epoch {epoch}, learning rate {lr:.3g}): "
@@ -97,8 +100,8 @@ class History(pl.Callback):
             if step % self.every == 0:
                 self.on_step(self.steps[-1])
         self._pending = []
-        if module is not None:
-            self._check_weights(module)
+        if weights:
+            self._check_weights(trainer.lightning_module)
 
     @torch.no_grad()
     def _check_weights(self, module: pl.LightningModule) -> None:
@@ -113,7 +116,7 @@ class History(pl.Callback):
             )
 
     def on_validation_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        self.flush()
+        self.flush(trainer)
         scores = {name: float(trainer.callback_metrics[name]) for name in ("val_loss", "accuracy", "f1")}
         if not math.isfinite(scores["val_loss"]):
             lr = self.steps[-1]["lr"]
@@ -143,10 +146,14 @@ class Meter(pl.Callback):
     """Measures what training takes; survives a resume, so that interrupted time counts once.
 
     After fit: seconds (train, validation), examples, padded tokens (real ones alone where padding is not computed),
-    the same squared per row (for attention's FLOPs), resumed (number of resumes).
+    the same squared per row (for attention's FLOPs), resumed (number of resumes). All but seconds are of all processes.
+
+    Args:
+        lengths: tokens of each training row.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, lengths: np.ndarray) -> None:
+        self.lengths = lengths
         self.totals = {
             "train_seconds": 0.0,
             "validation_seconds": 0.0,
@@ -176,11 +183,11 @@ class Meter(pl.Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        rows, width = batch["input_ids"].shape
-        lengths = batch["attention_mask"].sum(dim=1) if packable(module.model) else torch.full((rows,), width)
-        self.totals["examples"] += rows
+        rows, width = batch["rows"], batch["input_ids"].shape[1]
+        lengths = self.lengths[rows].astype(np.int64) if packable(module.model) else np.full(len(rows), width)
+        self.totals["examples"] += len(rows)
         self.totals["padded_tokens"] += int(lengths.sum())
-        self.totals["squared_lengths"] += int(lengths.square().sum())
+        self.totals["squared_lengths"] += int(np.square(lengths).sum())
         self._lap("train_seconds")
 
     def on_validation_start(self, *_: Any) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
+from torch.distributed import all_gather
 from torch.nn.functional import cross_entropy
 from torchmetrics import MetricCollection
 from torchmetrics.classification import BinaryF1Score, MulticlassAccuracy, MulticlassF1Score
@@ -32,28 +33,44 @@ class Classifier(pl.LightningModule):
         self.model = model
         self.optim = optim
         labels = model.config.num_labels
-        f1 = BinaryF1Score() if labels == 2 else MulticlassF1Score(labels, average="macro")
-        self.scores = MetricCollection({"accuracy": MulticlassAccuracy(labels, average="micro"), "f1": f1})
+        alike = {"sync_on_compute": False}  # every process scores all rows
+        f1 = BinaryF1Score(**alike) if labels == 2 else MulticlassF1Score(labels, average="macro", **alike)
+        self.scores = MetricCollection({"accuracy": MulticlassAccuracy(labels, average="micro", **alike), "f1": f1})
+        self.processes = 1
 
-    def _step(self, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-        inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}
-        logits = classify(self.model, inputs).float()
-        return cross_entropy(logits, batch["labels"]), logits
+    def setup(self, stage: str) -> None:
+        self.processes = self.trainer.world_size
+
+    def _logits(self, batch: dict[str, Any]) -> torch.Tensor:
+        inputs = {name: tensor for name, tensor in batch.items() if name not in ("labels", "rows")}
+        return classify(self.model, inputs).float()
 
     def save(self, folder: Path) -> None:
         """Write the model as a plain Hugging Face folder, whatever was done to it for speed."""
         self.model.save_pretrained(folder, state_dict=whole_state(self.model))
 
-    def training_step(self, batch: dict[str, torch.Tensor], batch_idx: int) -> torch.Tensor:
-        return self._step(batch)[0]
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> torch.Tensor:
+        """The loss, of which the mean over processes is that of all the batch's examples."""
+        total = cross_entropy(self._logits(batch), batch["labels"], reduction="sum")
+        rows = batch.get("rows", batch["labels"])  # a batch that did not come from a loader is whole
+        return total / (len(rows) / self.processes)
 
-    def validation_step(self, batch: dict[str, torch.Tensor], batch_idx: int) -> torch.Tensor:
-        """Accumulate the scores; gives the logits, (rows, labels)."""
-        loss, logits = self._step(batch)
-        self.scores.update(logits.argmax(dim=-1), batch["labels"])
-        self.log("val_loss", loss, on_epoch=True, batch_size=len(logits))
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> torch.Tensor:
+        """Accumulate the scores; gives the logits, (rows, labels), of all processes."""
+        logits, labels = self.whole(self._logits(batch), batch), self.whole(batch["labels"], batch)
+        self.scores.update(logits.argmax(dim=-1), labels)
+        loss = cross_entropy(logits, labels)
+        self.log("val_loss", loss, on_epoch=True, batch_size=len(logits), sync_dist=True)
         self.log_dict(self.scores, on_epoch=True, batch_size=len(logits))
         return logits
+
+    def whole(self, values: torch.Tensor, batch: dict[str, Any]) -> torch.Tensor:
+        """(rows of this process, ...) as (rows of the batch, ...): what `text.batches.share` parted, put together."""
+        if self.processes == 1:
+            return values
+        shares = [torch.empty_like(values) for _ in range(self.processes)]
+        all_gather(shares, values.contiguous())
+        return torch.stack(shares, dim=1).flatten(0, 1)[: len(batch["rows"])]
 
     def configure_optimizers(self) -> dict[str, Any]:
         # Not trainer.estimated_stepping_batches: it sets up the training loader before a checkpoint's loop state is

@@ -10,6 +10,7 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import TQDMProgressBar
+from lightning.pytorch.strategies import DDPStrategy
 
 from tuneledger.errors import UserError
 
@@ -21,12 +22,14 @@ def make_trainer(
     callbacks: list[pl.Callback],
     *,
     accelerator: str,
+    devices: int,
+    num_nodes: int,
     precision: str,
     accumulate_grad_batches: int,
     gradient_clip_val: float | None,
     **loop: Any,
 ) -> pl.Trainer:
-    """A Trainer on one device that writes and logs nothing by itself; `loop` goes to Lightning as it is.
+    """A Trainer that writes and logs nothing by itself; `loop` goes to Lightning as it is.
 
     Raises:
         UserError: a setting is out of range.
@@ -35,7 +38,7 @@ def make_trainer(
         raise UserError(f"trainer.accumulate_grad_batches = {accumulate_grad_batches}: give at least 1")
     if gradient_clip_val is not None and not gradient_clip_val > 0:
         raise UserError(f"trainer.gradient_clip_val = {gradient_clip_val}: give a positive norm, or null")
-    check_accelerator(accelerator)
+    check_accelerator(accelerator, devices)
     precision = resolve_precision(precision, accelerator)
     quiet()
     # With deterministic algorithms torch fills whatever is allocated, lest somebody read it before it is written.
@@ -44,7 +47,10 @@ def make_trainer(
     bar = [TQDMProgressBar()] if sys.stdout.isatty() else []
     return pl.Trainer(
         accelerator=accelerator,
-        devices=1,
+        devices=devices,
+        num_nodes=num_nodes,
+        strategy=DDPStrategy(gradient_as_bucket_view=True) if devices * num_nodes > 1 else "auto",
+        use_distributed_sampler=False,  # batches come in shares already
         precision=precision,
         accumulate_grad_batches=accumulate_grad_batches,
         gradient_clip_val=gradient_clip_val,
@@ -59,12 +65,15 @@ def make_trainer(
     )
 
 
-def check_accelerator(accelerator: str) -> None:
-    """Raise UserError for an accelerator that is unknown or not here."""
+def check_accelerator(accelerator: str, devices: int) -> None:
+    """Raise UserError for an accelerator that is unknown or not here, or of which there are too few."""
     if accelerator not in ACCELERATORS:
         raise UserError(f"trainer.accelerator = {accelerator}: choose {', '.join(ACCELERATORS)}")
     if accelerator == "gpu" and not torch.cuda.is_available():
         raise UserError("trainer.accelerator = gpu: torch finds none here; set auto or cpu, or install a CUDA build")
+    gpus = torch.cuda.device_count() if accelerator != "cpu" else 0
+    if gpus and devices > gpus:
+        raise UserError(f"trainer.devices = {devices}: torch finds {gpus} GPU here; set at most that many, or cpu")
 
 
 def resolve_precision(precision: str, accelerator: str) -> str:
@@ -90,8 +99,8 @@ def resolve_precision(precision: str, accelerator: str) -> str:
 
 def quiet() -> None:
     """Silence what Lightning says on every start and at every checkpoint; its warnings stay."""
-    logging.getLogger("lightning").setLevel(logging.WARNING)
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    for name in ("lightning", "lightning.fabric", "lightning.pytorch"):
+        logging.getLogger(name).setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     warnings.filterwarnings("ignore", message=".*in eval mode.*")
     warnings.filterwarnings("ignore", message=".*treespec, LeafSpec.*")

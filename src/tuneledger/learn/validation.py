@@ -42,10 +42,13 @@ class ValidationRecord(pl.Callback):
     ) -> None:
         self._logits.append(outputs.float().cpu().numpy())
         if self._seen:
-            self._seen[-1] = self._seen[-1][self._kept[batch_idx]]  # the other rows' would only take memory
+            seen = module.whole(self._seen[-1].to(module.device), batch).cpu()
+            self._seen[-1] = seen[self._kept[batch_idx]]  # the other rows' would only take memory
 
     def on_validation_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self._hook.close()
+        if not trainer.is_global_zero:
+            return
         hidden = np.zeros((len(self.sample), 0), dtype=np.float16)
         if self._seen:
             rows = np.concatenate([batch[kept] for batch, kept in zip(self.batches, self._kept, strict=True)])

@@ -17,7 +17,7 @@ from tuneledger.data import files as own_files
 from tuneledger.data import mrpc
 from tuneledger.data.audit import audit, summary
 from tuneledger.data.split import apart, resplit
-from tuneledger.data.table import encode, label_names, slice_columns
+from tuneledger.data.table import encode, label_names, same_columns, slice_columns
 from tuneledger.errors import UserError
 from tuneledger.stages import run_stage
 
@@ -79,7 +79,8 @@ def prepare(
         if split == "given" and "validation" not in given:
             print("no validation split in these MRPC files: drawing data.validation_fraction of train")
             split, test_fraction = "stratified", 0
-    splits = _arrange(_same_columns(given), split, validation_fraction, test_fraction, split_seed)
+    given = dict(zip(given, same_columns(list(given.values())), strict=True))
+    splits = _arrange(given, split, validation_fraction, test_fraction, split_seed)
     left_out = sum(map(len, given.values())) - sum(map(len, splits.values()))
     names = label_names(splits["train"], labels)
     splits = {name: encode(table, names) for name, table in splits.items()}
@@ -120,12 +121,6 @@ def _arrange(
     if test_fraction:
         fractions["test"] = test_fraction
     return resplit(pool, split, fractions, seed) | kept
-
-
-def _same_columns(tables: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
-    """The same columns in every split; one that a file lacks is empty there."""
-    names = list(dict.fromkeys(name for table in tables.values() for name in table))
-    return {split: table.reindex(columns=names, fill_value="") for split, table in tables.items()}
 
 
 def _check_choice(key: str, value: str, known: tuple[str, ...]) -> None:

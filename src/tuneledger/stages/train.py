@@ -14,7 +14,7 @@ import gc
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,8 +25,9 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from tuneledger.conf import bind, compose, composition_errors, conf_dir, flatten, guard, load_yaml, plain
-from tuneledger.errors import Interrupted, UserError, exit_code
+from tuneledger.errors import Diverged, Interrupted, UserError, exit_code
 from tuneledger.learn.build import build, read_meta
+from tuneledger.learn.processes import process_number
 from tuneledger.ledger.provenance import file_digests, run_key, run_tags
 from tuneledger.ledger.tracker import Line, Tracker, check_tracking, shared_line
 from tuneledger.paths import (
@@ -87,17 +88,16 @@ def train(
     """
     check_sections(config)
     meta = read_meta(tokenized, config)
+    if not first_process(config):
+        return follow(config, meta, tokenized, out, kind)
     # The tracker's process imports MLflow while this one imports torch.
     with Tracker(config["tracking"]["enabled"], line) as tracker:
         with no_garbage_collection():
             from tuneledger.learn.checkpoints import BEST, exclusive
             from tuneledger.learn.results import write_model, write_results
-            from tuneledger.text.source import weight_digests
 
             module, batches = build(config, meta, tokenized)
-        digests = file_digests(tokenized) | weight_digests(config["model"]["path"])
-        key = run_key({section: config[section] for section in WEIGHT_SECTIONS}, digests)
-        folder = out / CHECKPOINT if kind == "trial" else store_root() / "checkpoints" / f"{key}-{kind}"
+        digests, key, folder = identify(config, tokenized, out, kind)
         with exclusive(folder):
             tracker.start(folder / "mlflow_run_id", **describe_run(config, meta, digests, key, name))
             try:
@@ -119,6 +119,40 @@ def train(
             if kind != "trial":
                 remove(folder)
     return fit
+
+
+def first_process(config: dict[str, Any]) -> bool:
+    """Whether this process of a training is the one that writes; UserError as for `process_number`."""
+    names = ("devices", "num_nodes")
+    section = {name: value for name, value in config["trainer"].items() if name in names}
+    return process_number(**bind(process_number, "trainer", section)) == 0
+
+
+def follow(config: dict[str, Any], meta: dict[str, Any], tokenized: Path, out: Path, kind: str) -> Fit:
+    """Train along as a further process of a training: compute, and write, track and print nothing."""
+    with no_garbage_collection():
+        from tuneledger.learn.fit import fit
+
+        module, batches = build(config, meta, tokenized)
+    _, _, folder = identify(config, tokenized, out, kind)
+    try:
+        with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere):
+            return fit(module, batches, folder, config["seed"], _ignore, _ignore, **config["trainer"])
+    except (Interrupted, Diverged):
+        sys.exit(0)  # the first process says so, and would be killed by Lightning if this one failed
+
+
+def _ignore(row: dict[str, float]) -> None:
+    pass
+
+
+def identify(config: dict[str, Any], tokenized: Path, out: Path, kind: str) -> tuple[dict[str, str], str, Path]:
+    """The digests of what a training starts from, the key of the run, and its checkpoint folder."""
+    from tuneledger.text.source import weight_digests
+
+    digests = file_digests(tokenized) | weight_digests(config["model"]["path"])
+    key = run_key({section: config[section] for section in WEIGHT_SECTIONS}, digests)
+    return digests, key, out / CHECKPOINT if kind == "trial" else store_root() / "checkpoints" / f"{key}-{kind}"
 
 
 def check_sections(config: dict[str, Any]) -> None:
@@ -228,7 +262,7 @@ def job(config: DictConfig) -> float:
     out = Path(run.runtime.output_dir)
     name = ", ".join(override for override in run.overrides.task if not override.startswith(UNTIL_EPOCH))[:200]
     tokenized = code_root() / TOKENIZED
-    if run.mode == RunMode.RUN or run.job.num == 0:
+    if first_process(settings) if run.mode == RunMode.RUN else run.job.num == 0:
         tell_differences(settings)
     if run.mode == RunMode.MULTIRUN:
         line = shared_line() if settings["tracking"]["enabled"] else None

@@ -217,8 +217,10 @@ def check_folders(hydra: DictConfig) -> None:
 
 
 def check_swept(space: Space) -> None:
-    """Raise UserError for a swept setting of the data, which all trials share."""
+    """Raise UserError for a swept setting of the data, which all trials share, or of processes, see `check_alone`."""
     for key in space.swept:
+        if key.lstrip("+") in ("trainer.devices", "trainer.num_nodes"):
+            raise UserError(f"{key} cannot be swept: a trial trains on one device")
         if re.split("[.@]", key.lstrip("+"))[0] in ("data", "tokenizer"):
             raise UserError(
                 f"{key} cannot be swept: all trials train on what `dvc repro` tokenized. Queue experiments instead: "
@@ -226,8 +228,16 @@ def check_swept(space: Space) -> None:
             )
 
 
+def check_alone(trainer: DictConfig) -> None:
+    """Raise UserError for a trial on several devices: its further processes would each start the sweep anew."""
+    for name in ("devices", "num_nodes"):
+        if trainer[name] != 1:
+            raise UserError(f"trainer.{name} = {trainer[name]}: a sweep's trials train on one device each; set 1")
+
+
 def check_composes(config: DictConfig, space: Space, loader: Any) -> None:
     """Raise UserError for a swept key or option that there is not: of a group each option is tried, else one value."""
+    check_alone(config.trainer)
     tried = [f"{key}={interval.low}" for key, interval in space.intervals.items()]
     for key, values in space.choices.items():
         group = (conf_dir() / key.lstrip("+")).is_dir()
@@ -235,7 +245,7 @@ def check_composes(config: DictConfig, space: Space, loader: Any) -> None:
     with composition_errors():
         try:
             for override in tried:
-                loader.load_sweep_config(config, [*space.fixed, override])
+                check_alone(loader.load_sweep_config(config, [*space.fixed, override]).trainer)
         except Exception:
             GlobalHydra.instance().clear()  # what turns this into a hint composes conf/ itself
             raise

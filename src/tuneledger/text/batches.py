@@ -90,6 +90,18 @@ def training_batches(
     return [batches[index] for index in random.permutation(len(batches))]
 
 
+def share(rows: np.ndarray, process: int, processes: int) -> tuple[np.ndarray, int]:
+    """One process's part of a batch: each `processes`-th row, from the `process`-th on, counted from 0.
+
+    Returns:
+        row numbers, as many in every process, and how many of them are the process's own: where a batch does not
+        divide, its first row fills up at the end.
+    """
+    own = rows[process::processes]
+    most = -(-len(rows) // processes)
+    return np.concatenate([own, rows[: most - len(own)]]), len(own)
+
+
 def evaluation_batches(lengths: np.ndarray, batch_size: int) -> list[np.ndarray]:
     """Row numbers of each batch, longest rows first: least padding, and too large a batch fails at once."""
     return _cut(np.argsort(-lengths, kind="stable"), batch_size)

@@ -1,0 +1,167 @@
+"""Several processes train as one does: the same losses, scores and weights, and the same stop after a signal."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import socket
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import scratch
+from safetensors.numpy import load_file
+
+from tuneledger.errors import UserError
+from tuneledger.learn.processes import process_number
+
+# Batches that two processes cannot share evenly, and a last one of a single row. No dropout, which each draws itself.
+LOADER = {"batch_size": 47, "eval_batch_size": 7}
+SETTINGS = {**scratch.TRAINER, "max_epochs": 4, "checkpoint_every_n_steps": 1}
+PROCESSES = 2
+
+
+def slurm(task: int, port: int) -> dict[str, str]:
+    """What srun gives each task of a job on one node."""
+    job = {"SLURM_JOB_ID": "21345", "SLURM_JOB_NAME": "train", "SLURM_NODELIST": "localhost", "MASTER_PORT": str(port)}
+    count = {"SLURM_NTASKS": str(PROCESSES), "SLURM_NTASKS_PER_NODE": str(PROCESSES), "SLURM_NNODES": "1"}
+    return job | count | {"SLURM_NODEID": "0", "SLURM_PROCID": str(task), "SLURM_LOCALID": str(task)}
+
+
+def torchrun(task: int, port: int) -> dict[str, str]:
+    """What torchrun gives each of its workers."""
+    group = {"TORCHELASTIC_RUN_ID": "train", "MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
+    count = {"WORLD_SIZE": str(PROCESSES), "LOCAL_WORLD_SIZE": str(PROCESSES)}
+    return group | count | {"RANK": str(task), "LOCAL_RANK": str(task), "GROUP_RANK": "0"}
+
+
+def train(tokens: Path, folder: Path, changes: dict, environment: dict[str, str], stop_at: int = 0) -> None:
+    """One process of a training; with `stop_at` it gets a SIGTERM after so many steps."""
+    os.environ.update(environment)
+    import torch
+
+    from tuneledger.errors import Interrupted
+    from tuneledger.learn.fit import fit
+
+    torch.set_num_threads(1)
+
+    def on_step(row: dict[str, float]) -> None:
+        if row["step"] == stop_at:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    module, batches = scratch.make_training(tokens, loader=LOADER, model={"dropout": 0.0})
+    try:
+        result = fit(module, batches, folder, 1, on_step, scratch.nothing, **{**SETTINGS, **changes})
+    except Interrupted as stop:
+        os._exit(128 + stop.signum)
+    number = environment.get("SLURM_PROCID") or environment.get("RANK", "alone")
+    rows = [list(row.values()) for row in result.steps], [list(row.values()) for row in result.epochs]
+    np.savez(folder / f"record-{number}.npz", steps=rows[0], epochs=rows[1], examples=result.totals["examples"])
+
+
+@pytest.fixture(scope="module")
+def context():
+    """Processes forked from one that has already imported everything."""
+    server = multiprocessing.get_context("forkserver")
+    server.set_forkserver_preload(["tuneledger.learn.fit", "tuneledger.learn.encoder", "scratch"])
+    return server
+
+
+@pytest.fixture(scope="module")
+def alone(context, few: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What one process makes of it."""
+    folder = tmp_path_factory.mktemp("alone")
+    process = context.Process(target=train, args=(few, folder, {}, {}))
+    process.start()
+    process.join()
+    assert process.exitcode == 0
+    return folder
+
+
+def together(context, few: Path, folder: Path, environment=torchrun, stop_at: tuple[int, int] = (0, 0)) -> list[int]:
+    """Run a training's processes to their end; their exit codes."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    changes = {"devices": PROCESSES}
+    tasks = [
+        context.Process(target=train, args=(few, folder, changes, environment(task, port), stop_at[task]))
+        for task in range(PROCESSES)
+    ]
+    for task in tasks:
+        task.start()
+    deadline = time.monotonic() + 60
+    while any(task.is_alive() for task in tasks) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    for task in tasks:
+        task.kill()  # does nothing to one that has ended
+        task.join()
+    return [task.exitcode for task in tasks]
+
+
+def assert_same(folder: Path, alone: Path) -> None:
+    """In float32, up to the order in which sums are taken."""
+    expected = np.load(alone / "record-alone.npz")
+    assert expected["steps"].shape == (8, 4)
+    for number in range(PROCESSES):
+        record = np.load(folder / f"record-{number}.npz")
+        np.testing.assert_allclose(record["steps"], expected["steps"], rtol=0, atol=1e-6)
+        np.testing.assert_allclose(record["epochs"], expected["epochs"], rtol=0, atol=1e-6)
+        assert record["examples"] == expected["examples"] == 4 * 48
+    for epoch in range(1, 5):
+        found, wanted = (np.load(path / "validation" / f"epoch-{epoch}.npz") for path in (folder, alone))
+        assert wanted["logits"].shape == (20, 2)
+        np.testing.assert_allclose(found["logits"], wanted["logits"], atol=1e-5)
+        np.testing.assert_allclose(found["hidden"], wanted["hidden"], atol=1e-3)  # kept in half precision
+    found, wanted = (load_file(path / "best" / "model.safetensors") for path in (folder, alone))
+    assert found.keys() == wanted.keys()
+    for name, value in wanted.items():
+        np.testing.assert_allclose(found[name], value, atol=1e-5, err_msg=name)
+
+
+@pytest.mark.parametrize("environment", [torchrun, slurm])
+def test_two_processes_train_as_one(environment, context, few: Path, alone: Path, tmp_path: Path):
+    assert together(context, few, tmp_path, environment) == [0, 0]
+    assert_same(tmp_path, alone)
+
+
+@pytest.mark.parametrize("stop_at", [(3, 0), (0, 4), (5, 5)], ids=["first", "other", "both"])
+def test_a_signal_to_any_stops_all_and_they_go_on(stop_at, context, few: Path, alone: Path, tmp_path: Path):
+    assert together(context, few, tmp_path, stop_at=stop_at) == [128 + signal.SIGTERM] * 2
+    assert not list(tmp_path.glob("record-*"))
+    assert together(context, few, tmp_path) == [0, 0]
+    assert_same(tmp_path, alone)
+
+
+class TestProcessNumber:
+    def test_one_process_whatever_the_environment_says(self, monkeypatch):
+        for name, value in torchrun(1, 1).items():
+            monkeypatch.setenv(name, value)
+        assert process_number(devices=1, num_nodes=1) == 0
+
+    @pytest.mark.parametrize("environment", [torchrun, slurm])
+    @pytest.mark.parametrize("task", [0, 1])
+    def test_as_the_environment_says(self, task: int, environment, monkeypatch):
+        for name, value in environment(task, 1).items():
+            monkeypatch.setenv(name, value)
+        assert process_number(devices=2, num_nodes=1) == task
+
+    def test_lightnings_own_launcher(self, monkeypatch):
+        assert process_number(devices=2, num_nodes=2) == 0
+        monkeypatch.setenv("NODE_RANK", "1")
+        monkeypatch.setenv("LOCAL_RANK", "1")
+        assert process_number(devices=2, num_nodes=2) == 3
+
+    @pytest.mark.parametrize("environment", [torchrun, slurm])
+    def test_another_number_than_was_started(self, environment, monkeypatch):
+        for name, value in environment(0, 1).items():
+            monkeypatch.setenv(name, value)
+        with pytest.raises(UserError, match=r"^trainer\.devices = 4 and trainer\.num_nodes = 1 do not fit what was"):
+            process_number(devices=4, num_nodes=1)
+
+    @pytest.mark.parametrize("counts", [{"devices": 0, "num_nodes": 1}, {"devices": 1, "num_nodes": -1}])
+    def test_not_a_number_of_processes(self, counts):
+        with pytest.raises(UserError, match="give at least 1"):
+            process_number(**counts)
