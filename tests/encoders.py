@@ -15,6 +15,8 @@ from transformers import (
     XLMRobertaConfig,
 )
 
+from tuneledger.learn.pairs import PairConfig
+
 SHAPE = {
     "vocab_size": 120,
     "hidden_size": 48,
@@ -31,6 +33,8 @@ FAMILY = {
     "bert-one-layer": BertConfig(**{**SHAPE, "num_hidden_layers": 1}),
     "camembert": CamembertConfig(**SHAPE),
     "electra": ElectraConfig(**SHAPE, embedding_size=16),
+    "pair": PairConfig(BertConfig(**SHAPE), num_labels=3),
+    "pair-electra": PairConfig(ElectraConfig(**SHAPE, embedding_size=16), num_labels=3),
     "electra-of-one-width": ElectraConfig(**SHAPE, embedding_size=48),
     "roberta": RobertaConfig(**SHAPE, type_vocab_size=1),
     "xlm-roberta": XLMRobertaConfig(**SHAPE, type_vocab_size=1),
@@ -51,6 +55,8 @@ def random_model(config: PreTrainedConfig, seed: int = 1) -> PreTrainedModel:
 
 
 def without_dropout(config: PreTrainedConfig) -> PreTrainedConfig:
+    if isinstance(config, PairConfig):
+        return PairConfig(without_dropout(config.encoder), num_labels=config.num_labels, head_dropout=0.0)
     changes = {name: 0.0 for name in config.to_dict() if name.endswith(("dropout", "dropout_prob"))}
     return type(config)(**{**config.to_dict(), **changes})
 

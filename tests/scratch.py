@@ -26,6 +26,8 @@ TINY_MODEL = {
         "num_attention_heads": 2,
     },
     "new_head": False,
+    "head": None,
+    "both_orders": False,
     "dropout": None,
 }
 OPTIM = {
@@ -35,6 +37,7 @@ OPTIM = {
     "eps": 1e-8,
     "schedule": "linear",
     "warmup": 0.1,
+    "layer_decay": 1.0,
 }
 LOADER = {"batch_size": 8, "eval_batch_size": 16, "padding": "longest", "group_by_length": True}
 TRAINER = {
@@ -47,6 +50,7 @@ TRAINER = {
     "gradient_clip_val": 1.0,
     "patience": None,
     "select": {"metric": "val_loss", "mode": "min"},
+    "average": None,
     "checkpoint_every_n_steps": 5,
     "log_every_n_steps": 1,
 }

@@ -137,7 +137,7 @@ class Rise(pl.Callback):
 
     def on_train_batch_start(self, trainer: pl.Trainer, module: pl.LightningModule, batch: Any, batch_idx: int) -> None:
         for group in trainer.optimizers[0].param_groups:
-            group["lr"] = float(self.rates[trainer.global_step])
+            group["lr"] = group["scale"] * float(self.rates[trainer.global_step])
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, *_: Any) -> None:
         if trainer.global_step == len(self.steps):

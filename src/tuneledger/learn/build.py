@@ -36,7 +36,7 @@ def build(config: dict[str, Any], meta: dict[str, Any], tokenized: Path) -> tupl
     from transformers import AutoTokenizer
 
     from tuneledger.learn.datamodule import Batches
-    from tuneledger.learn.encoder import check_tokens, load_encoder
+    from tuneledger.learn.encoder import check_head, check_tokens, load_encoder
     from tuneledger.learn.fit import fit
     from tuneledger.learn.module import Classifier
     from tuneledger.learn.optimizer import check_optim, make_optimizer
@@ -56,8 +56,10 @@ def build(config: dict[str, Any], meta: dict[str, Any], tokenized: Path) -> tupl
         **bind(Batches.__init__, "loader", config["loader"]),
     )
     check_batch(config["loader"]["batch_size"], trainer["devices"] * trainer["num_nodes"])
+    model = bind(load_encoder, "model", config["model"])
+    check_head(head=model["head"], both_orders=model["both_orders"], texts=len(meta["text"]))
     torch.manual_seed(config["seed"])  # before the head's weights are drawn
-    encoder = load_encoder(meta["labels"], **bind(load_encoder, "model", config["model"]))
+    encoder = load_encoder(meta["labels"], **model)
     check_tokens(encoder, max_length=meta["tokenizer"]["max_length"], vocabulary=len(tokenizer))
     return Classifier(encoder, config["optim"]), batches
 

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
+from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from tuneledger.errors import UserError
+from tuneledger.learn.pairs import PairClassifier, PairConfig
 from tuneledger.text.source import hub_errors, locate, verify
 from tuneledger.text.tokenize import positions
 
-HEADS = ("classifier.", "score.", "classification_head.")
+HEADS = ("classifier.", "score.", "classification_head.")  # names of their weights
+
+
+LOADING = {
+    "dtype": torch.float32,  # the default is the checkpoint's own, which may be half precision
+    "use_safetensors": True,
+    "trust_remote_code": False,
+}
 
 
 def load_encoder(
@@ -23,6 +33,8 @@ def load_encoder(
     sha256: str | None,
     architecture: dict[str, int] | None,
     new_head: bool,
+    head: str | None,
+    both_orders: bool,
     dropout: float | None,
 ) -> PreTrainedModel:
     """A sequence classifier in float32 and in training mode; weights it lacks are drawn from torch's generator.
@@ -36,6 +48,8 @@ def load_encoder(
         sha256: expected digest of model.safetensors.
         architecture: None for pretrained weights; else config entries of a randomly initialised model.
         new_head: replace a classification head that was made for another number of labels.
+        head: None for that of the checkpoint or its family, "pair" for `tuneledger.learn.pairs.PairClassifier`.
+        both_orders: see there.
         dropout: probability for hidden states and attention; None keeps the checkpoint's.
 
     Raises:
@@ -47,61 +61,113 @@ def load_encoder(
         verify(source, sha256)
     with hub_errors(source):
         config = AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=False)
-    made_for = config.num_labels
+    made_for, has_pair_head = config.num_labels, isinstance(config, PairConfig)
+    encoder = config.encoder if has_pair_head else config
+    _set_dropout(encoder, dropout)
+    if architecture is not None:
+        _reshape(encoder, architecture)
+    if head == "pair" or (has_pair_head and dropout is not None):
+        config = _pair_config(encoder, both_orders if head else config.both_orders)
     config.num_labels = len(labels)
     config.id2label = dict(enumerate(labels))
     config.label2id = {name: index for index, name in enumerate(labels)}
-    _set_dropout(config, dropout)
     if architecture is not None:
         model = _random(config, architecture)
+    elif head == "pair" and not has_pair_head:
+        model = _with_pair_head(source, revision, config)
     else:
         model = _pretrained(source, revision, config, made_for, new_head)
     return model.train()  # from_pretrained returns evaluation mode, in which dropout is off
 
 
-def _random(config: Any, architecture: dict[str, int]) -> PreTrainedModel:
+def check_head(*, head: str | None, both_orders: bool, texts: int) -> None:
+    """Raise UserError for a head that there is not, or that takes other data.
+
+    Args:
+        texts: how many each example has.
+    """
+    if head not in (None, "pair"):
+        raise UserError(f"model.head = {head}: choose pair, or null for the checkpoint's own")
+    if head == "pair" and texts != 2:
+        raise UserError(f"model.head = pair compares two texts, but data.text names {texts}: set model.head=null")
+    if both_orders and head != "pair":
+        raise UserError("model.both_orders = true needs model.head=pair")
+
+
+def _pair_config(encoder: PreTrainedConfig, both_orders: bool) -> PairConfig:
+    if getattr(encoder, "type_vocab_size", 0) < 2:
+        raise UserError(
+            f"model.head = pair needs an encoder that tells two texts apart by token types, such as model=minilm; "
+            f"a {encoder.model_type} has none: set model.head=null"
+        )
+    encoder.name_or_path = ""  # or the model's folder on this machine would be written into config.json
+    return PairConfig(encoder, both_orders=both_orders, head_dropout=encoder.hidden_dropout_prob)
+
+
+def _with_pair_head(source: str, revision: str | None, config: PairConfig) -> PairClassifier:
+    model = PairClassifier(config)
+    with hub_errors(source), _no_load_report():
+        encoder, info = AutoModel.from_pretrained(
+            source, revision=revision, config=config.encoder, output_loading_info=True, **LOADING
+        )
+    _check_complete(source, list(info["missing_keys"]))
+    model.encoder.load_state_dict({name: w for name, w in encoder.state_dict().items() if ".pooler." not in f".{name}"})
+    return model
+
+
+def _reshape(config: PreTrainedConfig, architecture: dict[str, int]) -> None:
     for key in architecture:
         if not hasattr(config, key):
             raise UserError(f"unknown key model.architecture.{key}: the {config.model_type} config has no such entry")
     config.update(architecture)
+
+
+def _random(config: PreTrainedConfig, architecture: dict[str, int]) -> PreTrainedModel:
     try:
         return AutoModelForSequenceClassification.from_config(config, dtype=torch.float32)
     except ValueError as error:
         raise UserError(f"model.architecture = {architecture} cannot be built: {error}") from error
 
 
-def _pretrained(source: str, revision: str | None, config: Any, made_for: int, new_head: bool) -> PreTrainedModel:
+@contextmanager
+def _no_load_report() -> Iterator[None]:
     verbosity = transformers_logging.get_verbosity()
-    transformers_logging.set_verbosity_error()  # a new head is meant, not worth a load report
+    transformers_logging.set_verbosity_error()  # a new head is meant, not worth a report
     try:
-        with hub_errors(source):
-            model, info = AutoModelForSequenceClassification.from_pretrained(
-                source,
-                revision=revision,
-                config=config,
-                dtype=torch.float32,  # the default is the checkpoint's own, which may be half precision
-                use_safetensors=True,
-                trust_remote_code=False,
-                ignore_mismatched_sizes=True,
-                output_loading_info=True,
-            )
+        yield
     finally:
         transformers_logging.set_verbosity(verbosity)
+
+
+def _pretrained(source: str, revision: str | None, config: Any, made_for: int, new_head: bool) -> PreTrainedModel:
+    with hub_errors(source), _no_load_report():
+        model, info = AutoModelForSequenceClassification.from_pretrained(
+            source,
+            revision=revision,
+            config=config,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+            **LOADING,
+        )
     mismatched = [str(entry[0]) for entry in info["mismatched_keys"]]
     if mismatched and not new_head:
         raise UserError(
             f"model {source} has a head for {made_for} labels, the data has {config.num_labels} "
             f"({', '.join(config.id2label.values())}): set model.new_head=true to replace it"
         )
-    strange = [name for name in mismatched + list(info["missing_keys"]) if not _replaceable(name)]
+    _check_complete(source, mismatched + list(info["missing_keys"]))
+    return model
+
+
+def _check_complete(source: str, missing: list[str]) -> None:
+    strange = [name for name in missing if not _replaceable(name)]
     if strange:
         raise UserError(f"model {source} lacks weights of its own architecture: {', '.join(sorted(strange)[:3])}")
-    return model
 
 
 def _replaceable(name: str) -> bool:
     """A head or pooler may be new; anything else missing means that the checkpoint does not fit its config."""
-    return name.startswith(HEADS) or ".pooler." in name or "pre_classifier" in name
+    return name.startswith(HEADS) or ".pooler." in f".{name}" or "pre_classifier" in name
 
 
 def _set_dropout(config: Any, dropout: float | None) -> None:
@@ -121,7 +187,7 @@ def check_tokens(encoder: PreTrainedModel, *, max_length: int, vocabulary: int) 
         max_length: most tokens of an example.
         vocabulary: number of token ids, from 0.
     """
-    longest = positions(encoder.config)
+    longest = positions(encoder.base_model.config)
     if max_length > longest:
         raise UserError(
             f"tokenizer.max_length = {max_length}, but the model takes at most {longest} tokens: lower it, choose "

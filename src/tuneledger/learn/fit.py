@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 
 from tuneledger.conf import bind
 from tuneledger.errors import Interrupted, UserError
+from tuneledger.learn.averaging import WeightAverage
 from tuneledger.learn.checkpoints import (
     AtomicCheckpointIO,
     Checkpoints,
@@ -76,6 +77,7 @@ def fit(
     gradient_clip_val: float | None,
     patience: int | None,
     select: dict[str, str],
+    average: float | None,
     checkpoint_every_n_steps: int,
     log_every_n_steps: int,
 ) -> Fit:
@@ -91,6 +93,7 @@ def fit(
         on_step, on_epoch: called with each row of the record as it is made.
         until_epoch: pause after this epoch; the learning rate still follows the schedule of all `max_epochs`.
         select: {metric, mode} by which the epoch to keep is chosen.
+        average: decay of a running mean of the weights, see `WeightAverage`; None keeps the weights as they are.
         The other keywords are Lightning's own, except precision "auto" and `patience` (early stopping, epochs).
 
     Raises:
@@ -112,8 +115,9 @@ def fit(
             stop_signal=stop_signal,
             before_save=partial(history.flush, weights=True),
         )
+        averages = [WeightAverage(average)] if average is not None else []
         trainer = make_trainer(
-            [StepSeeds(seed), history, meter, ValidationRecord(folder, batches), checkpoints],
+            [StepSeeds(seed), history, meter, ValidationRecord(folder, batches), checkpoints, *averages],
             accelerator=accelerator,
             devices=devices,
             num_nodes=num_nodes,

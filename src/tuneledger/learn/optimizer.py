@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Any
 
 import torch
@@ -15,6 +16,9 @@ from transformers import get_scheduler
 from tuneledger.errors import UserError
 from tuneledger.learn.packed.adamw import KernelAdamW, usable
 
+LAYER = re.compile(
+    r"\.(\d+)\."
+)  # of a parameter's name in a stack of layers, as in encoder.layer.3.output.dense.weight
 SCHEDULES = {"linear": "linear", "cosine": "cosine", "constant": "constant_with_warmup"}
 
 
@@ -30,20 +34,34 @@ def make_optimizer(
     eps: float,
     schedule: str,
     warmup: float,
+    layer_decay: float,
 ) -> tuple[torch.optim.AdamW, LambdaLR]:
     """Optimizer and schedule for a training of `steps` optimizer steps.
 
     Matrices decay; biases and normalisation weights, which have one dimension, do not. `fused` updates in one kernel;
     `any_gradient` then lets gradients be of the type in which they were computed, where there is but one a step.
 
+    The head learns at `lr`, each layer below it at `layer_decay` times the rate of the one above, embeddings as a
+    layer below the first (Clark et al. 2020, arXiv 2003.10555, appendix B). Groups have "scale", their share of `lr`.
+
     Raises:
         UserError: a value out of its range, under its full key.
     """
-    check_optim(lr=lr, weight_decay=weight_decay, betas=betas, eps=eps, schedule=schedule, warmup=warmup)
+    check_optim(
+        lr=lr,
+        weight_decay=weight_decay,
+        betas=betas,
+        eps=eps,
+        schedule=schedule,
+        warmup=warmup,
+        layer_decay=layer_decay,
+    )
     trained = _trained(model)
     groups = [
-        {"params": [p for p in trained if p.ndim >= 2], "weight_decay": weight_decay},
-        {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
+        {"params": [p for p in level if (p.ndim < 2) == plain], "weight_decay": 0.0 if plain else weight_decay}
+        | {"lr": lr * scale, "scale": scale}
+        for scale, level in _levels(model, layer_decay)
+        for plain in (False, True)
     ]
     settings = {"lr": lr, "betas": tuple(betas), "eps": eps}
     if fused and usable(trained):
@@ -52,6 +70,20 @@ def make_optimizer(
         optimizer = torch.optim.AdamW(groups, fused=fused, **settings)
     warm = round(warmup * steps)
     return optimizer, get_scheduler(SCHEDULES[schedule], optimizer, num_warmup_steps=warm, num_training_steps=steps)
+
+
+def _levels(model: torch.nn.Module, layer_decay: float) -> list[tuple[float, list[torch.nn.Parameter]]]:
+    """Trained parameters with their share of the learning rate, from the head down; in one piece where all have one."""
+    if layer_decay == 1:
+        return [(1.0, _trained(model))]
+    numbers = [LAYER.search(name) for name, _ in model.named_parameters()]
+    layers = max((int(number[1]) + 1 for number in numbers if number), default=0)
+    levels: dict[int, list[torch.nn.Parameter]] = {}
+    for number, (name, parameter) in zip(numbers, model.named_parameters(), strict=True):
+        below_head = layers - int(number[1]) if number else (layers + 1) * ("embedding" in name)
+        if parameter.requires_grad:
+            levels.setdefault(below_head, []).append(parameter)
+    return [(layer_decay**depth, levels[depth]) for depth in sorted(levels)]
 
 
 def _trained(model: torch.nn.Module) -> list[torch.nn.Parameter]:
@@ -82,7 +114,14 @@ def clip_gradients(optimizer: torch.optim.Optimizer, norm: float) -> None:
 
 
 def check_optim(
-    *, lr: float, weight_decay: float, betas: list[float], eps: float, schedule: str, warmup: float
+    *,
+    lr: float,
+    weight_decay: float,
+    betas: list[float],
+    eps: float,
+    schedule: str,
+    warmup: float,
+    layer_decay: float,
 ) -> None:
     """Raise UserError for a value that cannot train: told before any weight is loaded."""
     if not (_is_number(lr) and lr > 0):
@@ -97,6 +136,8 @@ def check_optim(
         raise UserError(f"optim.schedule = {schedule}: choose {', '.join(SCHEDULES)}")
     if not (_is_number(warmup) and 0 <= warmup < 1):
         raise UserError(f"optim.warmup = {warmup}: give a share of the steps, from 0 to below 1")
+    if not (_is_number(layer_decay) and 0 < layer_decay <= 1):
+        raise UserError(f"optim.layer_decay = {layer_decay}: give a factor above 0, at most 1, which is no decay")
 
 
 def _is_number(value: Any) -> bool:

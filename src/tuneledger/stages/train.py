@@ -218,7 +218,7 @@ def measured_fit(
 
     print(epoch_header(len(batches.validation), *batches.majority()), flush=True)
     result = fit(module, batches, folder, config["seed"], on_step, on_epoch, until_epoch, **config["trainer"])
-    encoder = module.model.config
+    encoder = module.model.base_model.config
     cost = training_cost(
         result.totals,
         count_parameters(module.model),

@@ -2,12 +2,14 @@
 
 The modules' weights are used as they are; what differs from their own forward pass is the order of the work: texts
 lie end to end without padding, one product gives query, key and value, the last layer computes nothing but each
-text's first token, which is all the head reads, and dropout draws 15 bits an element.
+text's first token where that is all the head reads, and dropout draws 15 bits an element.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import nn
@@ -19,6 +21,7 @@ from tuneledger.learn.packed.dropout import Masks, dropped
 from tuneledger.learn.packed.layout import Layout, add_empty_lines, layout_of
 from tuneledger.learn.packed.linear import linear
 from tuneledger.learn.packed.residual import residual_norm
+from tuneledger.learn.pairs import PairClassifier
 
 CLASSIFIERS = {
     "BertForSequenceClassification",
@@ -27,6 +30,7 @@ CLASSIFIERS = {
     "RobertaForSequenceClassification",
     "XLMRobertaForSequenceClassification",
 }
+ENCODERS = {"BertModel", "ElectraModel"}  # of a PairClassifier
 
 
 def classify(model: PreTrainedModel, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
@@ -42,20 +46,27 @@ def classify(model: PreTrainedModel, inputs: dict[str, torch.Tensor]) -> torch.T
         return model(**inputs).logits
     autocast = torch.is_autocast_enabled("cpu")
     batch = _Batch(layout, torch.get_autocast_dtype("cpu") if autocast else torch.float32, Masks())
-    with torch.autocast("cpu", enabled=False):  # every cast is made once and by hand
-        first = _first_tokens(model.base_model, inputs, batch)[:, None]
+
+    def encode(inputs: dict[str, torch.Tensor], last: Callable[..., torch.Tensor]) -> torch.Tensor:
+        with torch.autocast("cpu", enabled=False):  # every cast is made once and by hand
+            return _encode(model.base_model, inputs, batch, last)
+
+    if isinstance(model, PairClassifier):
+        return model.logits(inputs, partial(encode, last=_all_tokens))  # whose order of texts changes no layout
+    first = encode(inputs, _first_tokens)[:, None]
     pooler = getattr(model.base_model, "pooler", None)
     return model.classifier(first if pooler is None else model.dropout(pooler(first)))
 
 
 def packable(model: PreTrainedModel) -> bool:
     """Whether `classify` knows how this model computes."""
+    known, names = (model.base_model, ENCODERS) if isinstance(model, PairClassifier) else (model, CLASSIFIERS)
     return (
-        type(model).__name__ in CLASSIFIERS
-        and type(model).__module__.startswith("transformers.models.")
+        type(known).__name__ in names
+        and type(known).__module__.startswith("transformers.models.")
         and model.device.type == "cpu"
         and model.dtype == torch.float32
-        and not model.config.is_decoder
+        and not known.config.is_decoder
         and not model.base_model.encoder.layer[0].gradient_checkpointing
         and type(model.base_model.encoder.layer[0].attention.self.query) is nn.Linear  # no adapter, not quantized
     )
@@ -76,17 +87,18 @@ class _Batch:
     masks: Masks
 
 
-def _first_tokens(base: nn.Module, inputs: dict[str, torch.Tensor], batch: _Batch) -> torch.Tensor:
-    """The last hidden state of each text's first token, (rows, hidden)."""
+def _encode(
+    base: nn.Module, inputs: dict[str, torch.Tensor], batch: _Batch, last: Callable[..., torch.Tensor]
+) -> torch.Tensor:
+    """What `last`, `_first_tokens` or `_all_tokens`, makes of the last layer and of what goes into it."""
     hidden = add_empty_lines(_embed(base.embeddings, inputs, batch), batch.layout)
     low = hidden.to(batch.dtype)
     if hasattr(base, "embeddings_project"):  # ELECTRA's embeddings may be narrower than its layers
         low = linear(low, base.embeddings_project)
         hidden = low.float()
-    *layers, last = base.encoder.layer
-    for layer in layers:
+    for layer in base.encoder.layer[:-1]:
         hidden, low = _layer(layer, hidden, low, batch)
-    return _last_layer(last, hidden, low, batch)
+    return last(base.encoder.layer[-1], hidden, low, batch)
 
 
 def _embed(module: nn.Module, inputs: dict[str, torch.Tensor], batch: _Batch) -> torch.Tensor:
@@ -106,8 +118,13 @@ def _layer(layer: nn.Module, hidden: torch.Tensor, low: torch.Tensor, batch: _Ba
     return _feed_forward(layer, *_residual(layer.attention.output, mixed, hidden, batch), batch)
 
 
-def _last_layer(layer: nn.Module, hidden: torch.Tensor, low: torch.Tensor, batch: _Batch) -> torch.Tensor:
-    """The hidden states of the texts' first tokens, (rows, hidden): no more is read of the last layer."""
+def _all_tokens(layer: nn.Module, hidden: torch.Tensor, low: torch.Tensor, batch: _Batch) -> torch.Tensor:
+    """The last layer's hidden states, (tokens, hidden)."""
+    return _layer(layer, hidden, low, batch)[0][: len(batch.layout.tokens)]
+
+
+def _first_tokens(layer: nn.Module, hidden: torch.Tensor, low: torch.Tensor, batch: _Batch) -> torch.Tensor:
+    """The last layer's hidden states of the texts' first tokens, (rows, hidden), and nothing else of that layer."""
     heads, starts = layer.attention.self, batch.layout.starts
     query, joint = linear(low.index_select(0, starts), heads.query), linear(low, heads.key, heads.value)
     dropout = _probability(heads.dropout)
