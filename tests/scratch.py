@@ -39,6 +39,7 @@ OPTIM = {
     "warmup": 0.1,
     "layer_decay": 1.0,
 }
+LOSS = {"label_smoothing": 0.0, "r_drop": 0.0}
 LOADER = {"batch_size": 8, "eval_batch_size": 16, "padding": "longest", "group_by_length": True}
 TRAINER = {
     "max_epochs": 2,
@@ -78,7 +79,7 @@ def tokenized(folder: Path, *, train: int, validation: int, max_length: int = 64
 
 
 def make_training(tokens: Path, seed: int = 1, **changes: dict[str, Any]) -> tuple[Any, Any]:
-    """(module, data module) of a tiny training; `changes` replace entries of model, optim and loader."""
+    """(module, data module) of a tiny training; `changes` replace entries of model, optim, loss and loader."""
     import torch
 
     from tuneledger.learn.datamodule import Batches
@@ -90,7 +91,7 @@ def make_training(tokens: Path, seed: int = 1, **changes: dict[str, Any]) -> tup
     batches = Batches(*splits, ["0", "1"], 0, 64, seed, **{**LOADER, **changes.get("loader", {})})
     torch.manual_seed(seed)
     encoder = load_encoder(["0", "1"], **{**TINY_MODEL, **changes.get("model", {})})
-    return Classifier(encoder, {**OPTIM, **changes.get("optim", {})}), batches
+    return Classifier(encoder, {**OPTIM, **changes.get("optim", {})}, {**LOSS, **changes.get("loss", {})}), batches
 
 
 def nothing(row: dict[str, float]) -> None:

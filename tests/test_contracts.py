@@ -35,6 +35,7 @@ FED = {  # section -> module and function whose keyword-only arguments it is
     "tokenizer": "text.tokenize:load_tokenizer",
     "model": "learn.encoder:load_encoder",
     "optim": "learn.optimizer:make_optimizer",
+    "loss": "learn.loss:summed_loss",
     "loader": "learn.datamodule:Batches.__init__",
     "trainer": "learn.fit:fit",
     "cost": "ledger.price:price",

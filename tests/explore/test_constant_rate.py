@@ -13,14 +13,15 @@ from tuneledger.explore.constant_rate import steps_at
 
 def run(few, rate: float, steps: int, *, clip: float | None = 1.0, **optim: Any) -> tuple[list[float], float | None]:
     module, batches = scratch.make_training(few, optim=optim)
-    return steps_at(module.model, batches, rate, steps, seed=1, optim=module.optim, clip=clip)
+    return steps_at(module.model, batches, rate, steps, seed=1, optim=module.optim, loss=module.loss, clip=clip)
 
 
 def test_the_model_is_left_as_it_was_and_the_next_rate_starts_from_it(few):
     module, batches = scratch.make_training(few)
     before = {name: tensor.clone() for name, tensor in module.model.state_dict().items()}
     curves = [
-        steps_at(module.model, batches, rate, 4, seed=1, optim=module.optim, clip=None)[0] for rate in (1e-3, 0.5, 1e-3)
+        steps_at(module.model, batches, rate, 4, seed=1, optim=module.optim, loss=module.loss, clip=None)[0]
+        for rate in (1e-3, 0.5, 1e-3)
     ]
     assert all((tensor == before[name]).all() for name, tensor in module.model.state_dict().items())
     assert curves[0] == curves[2]
@@ -30,7 +31,7 @@ def test_the_model_is_left_as_it_was_and_the_next_rate_starts_from_it(few):
 def test_batches_are_a_trainings_and_go_on_into_the_next_epoch(few):
     """At a rate of nearly nothing and without dropout each loss is the untrained model's on that batch."""
     module, batches = scratch.make_training(few, model={"dropout": 0.0})
-    losses, _ = steps_at(module.model, batches, 1e-12, 8, seed=1, optim=module.optim, clip=None)
+    losses, _ = steps_at(module.model, batches, 1e-12, 8, seed=1, optim=module.optim, loss=module.loss, clip=None)
     expected = []
     for epoch in (0, 1):
         batches.epoch_batches.epoch = epoch

@@ -6,7 +6,7 @@ from tuneledger.conf import compose
 from tuneledger.errors import UserError
 from tuneledger.learn.build import build
 
-META = {"labels": ["0", "1"], "tokenizer": {"max_length": 64}}
+META = {"text": ["sentence1", "sentence2"], "labels": ["0", "1"], "tokenizer": {"max_length": 64}}
 
 
 @pytest.mark.parametrize(

@@ -40,7 +40,7 @@ def test_figures_over_uneven_batches_are_those_of_the_whole_split(classes):
     generator = torch.Generator().manual_seed(classes)
     logits = 2 * torch.randn(23, classes, generator=generator)
     labels = torch.randint(classes, (23,), generator=generator)
-    module = Classifier(Table(logits), scratch.OPTIM)
+    module = Classifier(Table(logits), scratch.OPTIM, scratch.LOSS)
     trainer = pl.Trainer(
         accelerator="cpu",
         logger=False,

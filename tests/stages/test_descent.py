@@ -17,6 +17,7 @@ PARAMS = {
     "descent": {"rates": RATES, "iterations": 12},
     "model": scratch.TINY_MODEL,
     "optim": scratch.OPTIM,
+    "loss": scratch.LOSS,
     "loader": scratch.LOADER,
     "trainer": scratch.TRAINER,
     "tracking": {"enabled": True, "uri": None, "experiment": "e", "log_model": False, "system_metrics": False},
@@ -44,7 +45,7 @@ def data(tmp_path_factory) -> Path:
     """A project with tokenized data of real pairs."""
     folder = tmp_path_factory.mktemp("descent")
     scratch.tokenized(folder / "data/tokenized", train=96, validation=40)
-    meta = {"labels": ["0", "1"], "tokenizer": {"max_length": 64}}
+    meta = {"text": ["sentence1", "sentence2"], "labels": ["0", "1"], "tokenizer": {"max_length": 64}}
     (folder / "data/tokenized/meta.json").write_text(json.dumps(meta))
     (folder / "params.yaml").write_text(json.dumps(PARAMS))
     return folder

@@ -19,6 +19,7 @@ CONF = {
     "tokenizer": {"max_length": 128},
     "model": {"path": "package://some_package/model"},
     "optim": {"lr": 1e-4},
+    "loss": {"r_drop": 0.0},
     "loader": {"eval_batch_size": 64},
     "trainer": {"max_epochs": 1},
     "cost": CARD,

@@ -17,7 +17,7 @@ OVERRIDES = ["model=tiny", "tracking=off", "trainer.max_epochs=1", "trainer.acce
 SECTIONS = {"data": {"path": "raw", "files": {"train": "a.tsv"}}, "tokenizer": {"path": "m", "max_length": 64}}
 
 
-META = {"labels": ["0", "1"], "tokenizer": {"max_length": 64}}
+META = {"text": ["sentence1", "sentence2"], "labels": ["0", "1"], "tokenizer": {"max_length": 64}}
 
 
 @pytest.fixture

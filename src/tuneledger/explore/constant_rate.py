@@ -24,6 +24,7 @@ def steps_at(
     *,
     seed: int,
     optim: dict[str, Any],
+    loss: dict[str, float],
     clip: float | None,
 ) -> tuple[list[float], float | None]:
     """Train a copy of the model in float32 on the CPU, where equal input gives equal losses.
@@ -32,6 +33,7 @@ def steps_at(
         batches: one a step, in the order of a training; after the last of an epoch comes the next epoch's first.
         rate: learning rate, the same at each step.
         seed: fixes dropout; equal seeds drop the same at every rate.
+        loss: keyword arguments of `learn.loss.summed_loss`.
         optim: keyword arguments of `make_optimizer`; lr, schedule and warmup are replaced.
         clip: norm to which gradients are cut, None for no cut.
 
@@ -39,16 +41,16 @@ def steps_at(
         the loss before each step, ending with the first that is not finite, and how far the weights have moved: the
         length of their change over that of the weights at first, None if it is not finite.
     """
-    module = Classifier(copy.deepcopy(model).train(), optim)
+    module = Classifier(copy.deepcopy(model).train(), optim, loss)
     optimizer, _ = make_optimizer(module.model, steps, **{**optim, "lr": rate, "schedule": "constant", "warmup": 0.0})
     torch.manual_seed(seed)
     losses: list[float] = []
     for batch in islice(_endless(batches), steps):
-        loss = module.training_step(batch, 0)
-        losses.append(loss.item())
+        value = module.training_step(batch, 0)
+        losses.append(value.item())
         if not math.isfinite(losses[-1]):
             break
-        loss.backward()
+        value.backward()
         if clip is not None:
             clip_gradients(optimizer, clip)
         optimizer.step()

@@ -38,12 +38,15 @@ def build(config: dict[str, Any], meta: dict[str, Any], tokenized: Path) -> tupl
     from tuneledger.learn.datamodule import Batches
     from tuneledger.learn.encoder import check_head, check_tokens, load_encoder
     from tuneledger.learn.fit import fit
+    from tuneledger.learn.loss import check_loss, summed_loss
     from tuneledger.learn.module import Classifier
     from tuneledger.learn.optimizer import check_optim, make_optimizer
     from tuneledger.text.batches import TokenizedSplit
 
     check_seed(config["seed"])
     trainer = bind(fit, "trainer", config["trainer"])
+    loss = bind(summed_loss, "loss", config["loss"])
+    check_loss(**loss)
     check_optim(**bind(make_optimizer, "optim", config["optim"]))
     tokenizer = AutoTokenizer.from_pretrained(tokenized / "tokenizer", local_files_only=True)
     batches = Batches(
@@ -61,7 +64,7 @@ def build(config: dict[str, Any], meta: dict[str, Any], tokenized: Path) -> tupl
     torch.manual_seed(config["seed"])  # before the head's weights are drawn
     encoder = load_encoder(meta["labels"], **model)
     check_tokens(encoder, max_length=meta["tokenizer"]["max_length"], vocabulary=len(tokenizer))
-    return Classifier(encoder, config["optim"]), batches
+    return Classifier(encoder, config["optim"], loss), batches
 
 
 def check_batch(batch_size: int, processes: int) -> None:

@@ -9,14 +9,13 @@ from typing import Any
 import lightning.pytorch as pl
 import numpy as np
 import torch
-from torch.nn import CrossEntropyLoss
 from torch.utils.data import DataLoader, Dataset
 
 from tuneledger.errors import UserError
+from tuneledger.learn.loss import IGNORED
 from tuneledger.text.batches import Example, TokenizedSplit, collate, evaluation_batches, share, training_batches
 
 PADDINGS = ("longest", "max_length")
-IGNORED = CrossEntropyLoss().ignore_index
 
 
 class EpochBatches:

@@ -16,6 +16,7 @@ from torch.nn.utils import get_total_norm
 
 from tuneledger.errors import Diverged, UserError
 from tuneledger.judge.intervals import wilson
+from tuneledger.learn.loss import passes
 from tuneledger.learn.packed.bert import packable
 
 Row = dict[str, float]
@@ -146,7 +147,8 @@ class Meter(pl.Callback):
     """Measures what training takes; survives a resume, so that interrupted time counts once.
 
     After fit: seconds (train, validation), examples, padded tokens (real ones alone where padding is not computed),
-    the same squared per row (for attention's FLOPs), resumed (number of resumes). All but seconds are of all processes.
+    the same squared per row (for attention's FLOPs), resumed (number of resumes). All but seconds are of all processes;
+    tokens count once for each pass of a step.
 
     Args:
         lengths: tokens of each training row.
@@ -183,9 +185,9 @@ class Meter(pl.Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        rows, width = batch["rows"], batch["input_ids"].shape[1]
+        rows, width = np.tile(batch["rows"], passes(module.loss["r_drop"])), batch["input_ids"].shape[1]
         lengths = self.lengths[rows].astype(np.int64) if packable(module.model) else np.full(len(rows), width)
-        self.totals["examples"] += len(rows)
+        self.totals["examples"] += len(batch["rows"])
         self.totals["padded_tokens"] += int(lengths.sum())
         self.totals["squared_lengths"] += int(np.square(lengths).sum())
         self._lap("train_seconds")

@@ -13,6 +13,7 @@ from torchmetrics import MetricCollection
 from torchmetrics.classification import BinaryF1Score, MulticlassAccuracy, MulticlassF1Score
 from transformers import PreTrainedModel
 
+from tuneledger.learn.loss import passes, summed_loss
 from tuneledger.learn.optimizer import clip_gradients, make_optimizer, takes_any_gradient
 from tuneledger.learn.packed.bert import classify
 from tuneledger.learn.packed.vocabulary import whole_state
@@ -26,12 +27,14 @@ class Classifier(pl.LightningModule):
     Args:
         model: gives logits (rows, labels) from input_ids, attention_mask and maybe token_type_ids.
         optim: keyword arguments of `make_optimizer`.
+        loss: those of `summed_loss`.
     """
 
-    def __init__(self, model: PreTrainedModel, optim: dict[str, Any]):
+    def __init__(self, model: PreTrainedModel, optim: dict[str, Any], loss: dict[str, float]):
         super().__init__()
         self.model = model
         self.optim = optim
+        self.loss = loss
         labels = model.config.num_labels
         alike = {"sync_on_compute": False}  # every process scores all rows
         f1 = BinaryF1Score(**alike) if labels == 2 else MulticlassF1Score(labels, average="macro", **alike)
@@ -41,8 +44,10 @@ class Classifier(pl.LightningModule):
     def setup(self, stage: str) -> None:
         self.processes = self.trainer.world_size
 
-    def _logits(self, batch: dict[str, Any]) -> torch.Tensor:
+    def _logits(self, batch: dict[str, Any], passes: int = 1) -> torch.Tensor:
         inputs = {name: tensor for name, tensor in batch.items() if name not in ("labels", "rows")}
+        if passes > 1:
+            inputs = {name: torch.cat([tensor] * passes) for name, tensor in inputs.items()}
         return classify(self.model, inputs).float()
 
     def save(self, folder: Path) -> None:
@@ -51,7 +56,8 @@ class Classifier(pl.LightningModule):
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> torch.Tensor:
         """The loss, of which the mean over processes is that of all the batch's examples."""
-        total = cross_entropy(self._logits(batch), batch["labels"], reduction="sum")
+        logits = self._logits(batch, passes(self.loss["r_drop"]) if self.training else 1)
+        total = summed_loss(logits, batch["labels"], **self.loss)
         rows = batch.get("rows", batch["labels"])  # a batch that did not come from a loader is whole
         return total / (len(rows) / self.processes)
 

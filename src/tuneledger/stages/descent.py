@@ -44,7 +44,7 @@ from tuneledger.show.descent import Descent, html, pictures, section
 from tuneledger.stages import run_stage
 
 RESULTS = Path("results/descent")
-SECTIONS = ("seed", "descent", "model", "optim", "loader", "trainer")
+SECTIONS = ("seed", "descent", "model", "optim", "loss", "loader", "trainer")
 ROWS = 4000  # of the training split for the head: its curvature changes little with more
 PENALTY = 0.1  # of the head: bounds the ratio of curvatures, so that 50 iterations can come near the minimum
 BEYOND = 1.05  # times the measured edge: a further path, to show what the edge means
@@ -135,7 +135,7 @@ def on_encoder(
     parts, runs, first = [], [], chance
     for rate in [*rates, *({configured} - set(rates))]:
         losses, moved = steps_at(
-            model, batches, rate, iterations, seed=params["seed"], optim=params["optim"], clip=clip
+            model, batches, rate, iterations, seed=params["seed"], optim=params["optim"], loss=params["loss"], clip=clip
         )
         parts.append(pd.DataFrame({"rate": rate, "step": range(1, len(losses) + 1), "loss": losses}))
         became, first = outcome(losses, chance), losses[0]  # the same for all: the same weights and batch

@@ -36,7 +36,7 @@ from tuneledger.stages import run_stage
 RESULTS = Path("results/lr_find")
 BY_HAND = Path("outputs/lr_find")
 PAGE = "lr_find.html"
-SECTIONS = ("data", "tokenizer", "model", "optim", "loader", "trainer", "lr_find", "seed")
+SECTIONS = ("data", "tokenizer", "model", "optim", "loss", "loader", "trainer", "lr_find", "seed")
 SWEPT = 4  # rates in the sweep
 DIGITS = 6  # significant ones, of figures on disk
 

@@ -42,7 +42,7 @@ from tuneledger.stages import run_stage
 FIGURES = REPORTS / "figures"
 ILLUSTRATED = REPORTS / "illustrated.html"
 PICTURES = ("lr_find", "descent", "structure")  # stages of pictures/dvc.yaml, in the order of the page
-SECTIONS = ("seed", "data", "tokenizer", "model", "optim", "loader", "trainer", "cost")
+SECTIONS = ("seed", "data", "tokenizer", "model", "optim", "loss", "loader", "trainer", "cost")
 
 
 def read_results(params: dict[str, Any]) -> Results:

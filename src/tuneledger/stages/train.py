@@ -46,7 +46,7 @@ from tuneledger.sweep.trial import CHECKPOINT, UNTIL_EPOCH, run_trial
 if TYPE_CHECKING:  # imports torch, for which --help need not wait
     from tuneledger.learn.fit import Fit
 
-WEIGHT_SECTIONS = ("model", "optim", "loader", "trainer", "seed")  # what weights follow from, beside the data
+WEIGHT_SECTIONS = ("model", "optim", "loss", "loader", "trainer", "seed")  # what weights follow from, beside the data
 UNTRAINED_SECTIONS = ("tracking", "descent", "lr_find", "conf_sha")  # what says nothing about a training
 
 
