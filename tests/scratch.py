@@ -47,6 +47,7 @@ TRAINER = {
     "devices": 1,
     "num_nodes": 1,
     "precision": "32-true",
+    "compile": False,
     "accumulate_grad_batches": 1,
     "gradient_clip_val": 1.0,
     "patience": None,

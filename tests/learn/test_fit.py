@@ -319,3 +319,11 @@ class TestPause:
         assert ended.ended and whole.ended
         weights = [(tmp_path / folder / "best" / "model.safetensors").read_bytes() for folder in ("run", "parts")]
         assert weights[0] == weights[1]
+
+
+def test_on_a_cpu_compile_changes_nothing(train, tmp_path):
+    def watch(module) -> None:
+        module.compile_training = None  # calling it would fail
+
+    with_, without = (train(tmp_path / str(flag), prepare=watch, max_epochs=1, compile=flag) for flag in (True, False))
+    assert with_.steps == without.steps

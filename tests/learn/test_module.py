@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 from types import SimpleNamespace
 
 import lightning.pytorch as pl
@@ -100,3 +101,21 @@ def test_the_schedule_spans_exactly_the_optimizer_steps(train):
     result = train(max_epochs=2, accumulate_grad_batches=2, changes=changes)
     # 5 batches an epoch make 3 optimizer steps, the last of a single batch.
     assert [row["lr"] for row in result.steps] == pytest.approx([1e-3 * (1 - step / 6) for step in range(6)])
+
+
+def test_compiled_training_computes_the_same(few):
+    """With batches of several shapes, and the model that is saved is none the wiser."""
+    plain, batches = scratch.make_training(few, model={"dropout": 0.0}, loss={"r_drop": 1.0})
+    compiled = copy.deepcopy(plain)
+    compiled.compile_training(backend="aot_eager")
+    assert compiled.state_dict().keys() == plain.state_dict().keys()
+    for rows in (range(8), range(8, 13), range(13, 21)):
+        batch = batches.collate([batches.train[row] for row in rows])
+        losses = [module.training_step(batch, 0) for module in (plain, compiled)]
+        assert losses[1].item() == pytest.approx(losses[0].item(), abs=1e-6)
+        for module, loss in zip((plain, compiled), losses, strict=True):
+            module.zero_grad()
+            loss.backward()
+        for ours, theirs in zip(compiled.parameters(), plain.parameters(), strict=True):
+            torch.testing.assert_close(ours.grad, theirs.grad, atol=1e-6, rtol=1e-4)
+    assert not torch._dynamo.utils.counters["graph_break"]

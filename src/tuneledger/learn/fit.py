@@ -73,6 +73,7 @@ def fit(
     devices: int,
     num_nodes: int,
     precision: str,
+    compile: bool,
     accumulate_grad_batches: int,
     gradient_clip_val: float | None,
     patience: int | None,
@@ -93,6 +94,7 @@ def fit(
         on_step, on_epoch: called with each row of the record as it is made.
         until_epoch: pause after this epoch; the learning rate still follows the schedule of all `max_epochs`.
         select: {metric, mode} by which the epoch to keep is chosen.
+        compile: the training step, on a GPU; a CPU has kernels of its own, see `tuneledger.learn.packed`.
         average: decay of a running mean of the weights, see `WeightAverage`; None keeps the weights as they are.
         The other keywords are Lightning's own, except precision "auto" and `patience` (early stopping, epochs).
 
@@ -128,6 +130,8 @@ def fit(
             default_root_dir=folder,
             plugins=[AtomicCheckpointIO()],
         )
+        if compile and trainer.strategy.root_device.type == "cuda":
+            module.compile_training()
         with tokens_in_use(module.model, trainer, batches):
             checkpoint = resumable(folder, module)
             if checkpoint:

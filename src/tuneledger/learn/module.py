@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,15 @@ class Classifier(pl.LightningModule):
         f1 = BinaryF1Score(**alike) if labels == 2 else MulticlassF1Score(labels, average="macro", **alike)
         self.scores = MetricCollection({"accuracy": MulticlassAccuracy(labels, average="micro", **alike), "f1": f1})
         self.processes = 1
+        self._compiled: Callable[..., torch.Tensor] | None = None
+
+    def compile_training(self, **options: Any) -> None:
+        """Let torch.compile make training's forward pass, and with it its backward pass; `options` go to it.
+
+        Validation stays as it is: what looks into the model from outside would not be called.
+        """
+        model = self.model
+        self._compiled = torch.compile(lambda **inputs: model(**inputs).logits, dynamic=True, **options)
 
     def setup(self, stage: str) -> None:
         self.processes = self.trainer.world_size
@@ -48,6 +58,8 @@ class Classifier(pl.LightningModule):
         inputs = {name: tensor for name, tensor in batch.items() if name not in ("labels", "rows")}
         if passes > 1:
             inputs = {name: torch.cat([tensor] * passes) for name, tensor in inputs.items()}
+        if self._compiled and self.training:
+            return self._compiled(**inputs).float()
         return classify(self.model, inputs).float()
 
     def save(self, folder: Path) -> None:
