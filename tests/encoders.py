@@ -15,7 +15,7 @@ from transformers import (
     XLMRobertaConfig,
 )
 
-from tuneledger.learn.pairs import PairConfig
+from tuneledger.learn.text_pairs import PairConfig
 
 SHAPE = {
     "vocab_size": 120,

@@ -26,15 +26,16 @@ class Diverged(UserError):
 
 
 class Interrupted(Exception):
-    """A run ended early by a signal, with its state saved.
+    """A run ended early by a signal.
 
     Args:
         signum: the signal received; the process ends with 128 + signum.
+        saved: False where it was not waited for that, as at a second signal.
     """
 
-    def __init__(self, signum: int):
+    def __init__(self, signum: int, saved: bool = True):
         super().__init__(f"interrupted by signal {signum}")
-        self.signum = signum
+        self.signum, self.saved = signum, saved
 
 
 def exit_code(main: Callable[[], object]) -> int:

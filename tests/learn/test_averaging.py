@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import signal
+
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 from transformers import AutoTokenizer
 
-from tuneledger.errors import UserError
+from tuneledger.errors import Interrupted, UserError
 from tuneledger.learn.averaging import EVERY, WeightAverage
 from tuneledger.learn.predict import predict
 
@@ -64,6 +67,24 @@ def test_goes_on_after_a_pause_as_if_there_had_been_none(train, tmp_path):
     whole = train(tmp_path / "whole", max_epochs=3, average=0.8)
     train(tmp_path / "parts", max_epochs=3, average=0.8, until_epoch=1)
     parts = train(tmp_path / "parts", max_epochs=3, average=0.8)
+    assert parts.epochs == whole.epochs
+    files = [(tmp_path / name / "best/model.safetensors").read_bytes() for name in ("whole", "parts")]
+    assert files[0] == files[1]
+
+
+@pytest.mark.parametrize("step", [5, 10, 12])
+def test_goes_on_after_a_signal_as_if_there_had_been_none(train, tmp_path, step):
+    """Also at steps at which the mean is updated, which the checkpoint has to have."""
+
+    def stop(row) -> None:
+        if row["step"] == step:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    settings = {"max_epochs": 3, "average": 0.8}
+    whole = train(tmp_path / "whole", **settings)
+    with pytest.raises(Interrupted):
+        train(tmp_path / "parts", on_step=stop, **settings)
+    parts = train(tmp_path / "parts", **settings)
     assert parts.epochs == whole.epochs
     files = [(tmp_path / name / "best/model.safetensors").read_bytes() for name in ("whole", "parts")]
     assert files[0] == files[1]

@@ -6,6 +6,7 @@ import math
 import pytest
 import scratch
 import torch
+from transformers import GPT2Config, GPT2ForSequenceClassification
 
 from tuneledger.errors import UserError
 from tuneledger.learn.encoder import load_encoder
@@ -79,6 +80,46 @@ class TestGroups:
         assert model.bias.item() == pytest.approx(1 - 0.1, abs=1e-6)
 
 
+class TestLayerDecay:
+    """Of two layers: the head at the whole rate, then down to the embeddings at its fourth power with 0.5."""
+
+    def scales(self, model: torch.nn.Module) -> dict[str, float]:
+        optimizer, _ = make_optimizer(model, 10, **{**scratch.OPTIM, "lr": 2.0, "warmup": 0, "layer_decay": 0.5})
+        found = {id(p): group["lr"] / 2 for group in optimizer.param_groups for p in group["params"]}
+        assert all(group["scale"] == group["lr"] / 2 for group in optimizer.param_groups)
+        assert len(found) == sum(len(group["params"]) for group in optimizer.param_groups)
+        return {name: found[id(parameter)] for name, parameter in model.named_parameters()}
+
+    @pytest.mark.parametrize("head", [None, "pair"])
+    def test_of_an_encoder(self, head):
+        scales = self.scales(load_encoder(["0", "1"], **{**scratch.TINY_MODEL, "head": head}))
+        expected = {"classifier": 1, "dense": 1, "pooler": 1, "layer.1.": 0.5, "layer.0.": 0.25, "embeddings": 0.125}
+        for name, scale in scales.items():
+            part = next(part for part in ("layer.1.", "layer.0.", "embeddings", *expected) if part in name)
+            assert scale == expected[part], name
+        assert set(scales.values()) == {1, 0.5, 0.25, 0.125}
+
+    def test_of_a_model_with_other_names(self):
+        config = GPT2Config(vocab_size=50, n_positions=16, n_embd=8, n_layer=2, n_head=2, num_labels=2, pad_token_id=0)
+        scales = self.scales(GPT2ForSequenceClassification(config))
+        assert scales["transformer.wte.weight"] == scales["transformer.wpe.weight"] == 0.125
+        assert scales["transformer.h.0.attn.c_attn.weight"] == 0.25
+        assert scales["score.weight"] == scales["transformer.ln_f.weight"] == 1
+
+    def test_the_schedule_keeps_the_ratios(self):
+        model = load_encoder(["0", "1"], **scratch.TINY_MODEL)
+        optimizer, schedule = make_optimizer(model, 10, **{**scratch.OPTIM, "warmup": 0.5, "layer_decay": 0.5})
+        for _ in range(7):
+            optimizer.step()
+            schedule.step()
+        rates = [group["lr"] / group["scale"] for group in optimizer.param_groups]
+        assert rates == pytest.approx([rates[0]] * len(rates)) and 0 < rates[0] < scratch.OPTIM["lr"]
+
+    def test_without_decay_there_are_two_groups(self):
+        optimizer, _ = make_optimizer(load_encoder(["0", "1"], **scratch.TINY_MODEL), 10, **scratch.OPTIM)
+        assert [group["scale"] for group in optimizer.param_groups] == [1, 1]
+
+
 class TestSchedule:
     def test_linear_rises_and_falls_to_0(self):
         expected = [0, 0.5, 1, 0.875, 0.75, 0.625, 0.5, 0.375, 0.25, 0.125, 0]
@@ -107,6 +148,8 @@ class TestSchedule:
         ({"weight_decay": -0.1}, r"^optim\.weight_decay = -0\.1: give 0 or a positive number$"),
         ({"weight_decay": float("nan")}, r"^optim\.weight_decay = nan: give 0"),
         pytest.param({"weight_decay": None}, r"^optim\.weight_decay = None: give 0"),
+        ({"layer_decay": 0}, r"^optim\.layer_decay = 0: give a factor above 0, at most 1"),
+        ({"layer_decay": 1.1}, r"^optim\.layer_decay = 1\.1: "),
         ({"schedule": "step"}, r"^optim\.schedule = step: choose linear, cosine, constant$"),
         ({"warmup": 1}, r"^optim\.warmup = 1: give a share of the steps, from 0 to below 1$"),
         ({"warmup": -0.1}, r"^optim\.warmup = -0\.1: give a share"),

@@ -15,7 +15,7 @@ import scratch
 from safetensors.numpy import load_file
 
 from tuneledger.errors import UserError
-from tuneledger.learn.processes import process_number
+from tuneledger.learn.processes import process_number, started_as_further_process
 
 # Batches that two processes cannot share evenly, and a last one of a single row. No dropout, which each draws itself.
 LOADER = {"batch_size": 47, "eval_batch_size": 7}
@@ -37,7 +37,15 @@ def torchrun(task: int, port: int) -> dict[str, str]:
     return group | count | {"RANK": str(task), "LOCAL_RANK": str(task), "GROUP_RANK": "0"}
 
 
-def train(tokens: Path, folder: Path, changes: dict, environment: dict[str, str], stop_at: int = 0) -> None:
+def train(
+    tokens: Path,
+    folder: Path,
+    changes: dict,
+    environment: dict[str, str],
+    stop_at: int = 0,
+    model: dict | None = None,
+    loss: dict | None = None,
+) -> None:
     """One process of a training; with `stop_at` it gets a SIGTERM after so many steps."""
     os.environ.update(environment)
     import torch
@@ -51,7 +59,7 @@ def train(tokens: Path, folder: Path, changes: dict, environment: dict[str, str]
         if row["step"] == stop_at:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    module, batches = scratch.make_training(tokens, loader=LOADER, model={"dropout": 0.0})
+    module, batches = scratch.make_training(tokens, loader=LOADER, model=model or {"dropout": 0.0}, loss=loss or {})
     try:
         result = fit(module, batches, folder, 1, on_step, scratch.nothing, **{**SETTINGS, **changes})
     except Interrupted as stop:
@@ -80,14 +88,24 @@ def alone(context, few: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def together(context, few: Path, folder: Path, environment=torchrun, stop_at: tuple[int, int] = (0, 0)) -> list[int]:
+def together(
+    context,
+    few: Path,
+    folder: Path,
+    environment=torchrun,
+    stop_at: tuple[int, int] = (0, 0),
+    changes: dict | None = None,
+    **settings: dict,
+) -> list[int]:
     """Run a training's processes to their end; their exit codes."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
-    changes = {"devices": PROCESSES}
+    changes = {**(changes or {}), "devices": PROCESSES}
     tasks = [
-        context.Process(target=train, args=(few, folder, changes, environment(task, port), stop_at[task]))
+        context.Process(
+            target=train, args=(few, folder, changes, environment(task, port), stop_at[task]), kwargs=settings
+        )
         for task in range(PROCESSES)
     ]
     for task in tasks:
@@ -101,10 +119,10 @@ def together(context, few: Path, folder: Path, environment=torchrun, stop_at: tu
     return [task.exitcode for task in tasks]
 
 
-def assert_same(folder: Path, alone: Path) -> None:
+def assert_same(folder: Path, alone: Path, steps: int = 8) -> None:
     """In float32, up to the order in which sums are taken."""
     expected = np.load(alone / "record-alone.npz")
-    assert expected["steps"].shape == (8, 4)
+    assert expected["steps"].shape == (steps, 4)
     for number in range(PROCESSES):
         record = np.load(folder / f"record-{number}.npz")
         np.testing.assert_allclose(record["steps"], expected["steps"], rtol=0, atol=1e-6)
@@ -135,11 +153,48 @@ def test_a_signal_to_any_stops_all_and_they_go_on(stop_at, context, few: Path, a
     assert_same(tmp_path, alone)
 
 
+def test_where_the_first_fails_the_others_end(context, few: Path, tmp_path: Path):
+    """The epoch's model cannot be written, which only the first process tries."""
+    (tmp_path / "best").write_text("a file where the folder should go")
+    (tmp_path / "best").chmod(0)
+    started = time.monotonic()
+    codes = together(context, few, tmp_path)
+    assert all(code != 0 for code in codes)
+    assert time.monotonic() - started < 50
+
+
+def test_other_settings_train_as_one_too(context, few: Path, tmp_path: Path):
+    """Gathered gradients, averaged weights, both passes of R-Drop, the head for pairs."""
+    changes = {"accumulate_grad_batches": 2, "average": 0.9}
+    model = {"dropout": 0.0, "head": "pair"}
+    arguments = {"changes": changes, "model": model, "loss": {"r_drop": 1.0}}
+    process = context.Process(target=train, args=(few, tmp_path / "alone"), kwargs={**arguments, "environment": {}})
+    process.start()
+    process.join()
+    assert process.exitcode == 0
+    assert together(context, few, tmp_path / "two", **arguments) == [0, 0]
+    assert_same(tmp_path / "two", tmp_path / "alone", steps=4)
+
+
 class TestProcessNumber:
-    def test_one_process_whatever_the_environment_says(self, monkeypatch):
-        for name, value in torchrun(1, 1).items():
+    def test_one_process_in_a_cluster_that_started_one(self, monkeypatch):
+        for name, value in (torchrun(0, 1) | {"WORLD_SIZE": "1"}).items():
             monkeypatch.setenv(name, value)
         assert process_number(devices=1, num_nodes=1) == 0
+        assert not started_as_further_process()
+
+    def test_one_process_where_torchrun_started_two(self, monkeypatch):
+        for name, value in torchrun(1, 1).items():
+            monkeypatch.setenv(name, value)
+        with pytest.raises(UserError, match=r"^torchrun started 2 processes, but one trains: set trainer=ddp"):
+            process_number(devices=1, num_nodes=1)
+
+    def test_slurm_without_srun(self, monkeypatch):
+        for name, value in slurm(0, 1).items():
+            if name not in ("SLURM_PROCID", "SLURM_LOCALID", "SLURM_NODEID"):
+                monkeypatch.setenv(name, value)
+        with pytest.raises(UserError, match=r"start with srun"):
+            process_number(devices=2, num_nodes=1)
 
     @pytest.mark.parametrize("environment", [torchrun, slurm])
     @pytest.mark.parametrize("task", [0, 1])
@@ -147,6 +202,7 @@ class TestProcessNumber:
         for name, value in environment(task, 1).items():
             monkeypatch.setenv(name, value)
         assert process_number(devices=2, num_nodes=1) == task
+        assert started_as_further_process() == (task > 0)
 
     def test_lightnings_own_launcher(self, monkeypatch):
         assert process_number(devices=2, num_nodes=2) == 0

@@ -33,7 +33,10 @@ def alone(project: Path, tmp_path_factory: pytest.TempPathFactory) -> pd.DataFra
 
 @pytest.mark.parametrize("start", [by_lightning, by_torchrun])
 def test_two_processes_leave_what_one_does(start, project: Path, alone: pd.DataFrame, tmp_path: Path):
+    (project / "outputs").mkdir(exist_ok=True)
+    before = sorted((project / "outputs").rglob("*"))
     printed = start(project, "trainer=ddp", "trainer.accelerator=cpu", f"hydra.run.dir={tmp_path}")
+    assert sorted((project / "outputs").rglob("*")) == before  # nor has another one made a folder
     assert printed.count("Validation Loss") == printed.count("trainer.devices = 2") == 1  # one process speaks
     assert "warn" not in printed.lower()
     record = pd.read_csv(tmp_path / "results/train/steps.csv")

@@ -23,8 +23,9 @@ def check_average(average: float | None) -> None:
 class WeightAverage(pl.Callback):
     """Keeps an exponential moving average of the trained weights, in whose place it stands during validation.
 
-    Comes last among the callbacks, so that the others see its weights when a validation ends. Early on the decay is
-    smaller, lest the first weights count for long: (1 + n) / (10 + n) at step n, as in TensorFlow's
+    Comes first among the callbacks, so that a checkpoint has the update of its step. The weights themselves are back
+    once an epoch ends, which is after all that looks at a validation and before the epoch's checkpoint. Early on the
+    decay is smaller, lest the first weights count for long: (1 + n) / (10 + n) at step n, as in TensorFlow's
     ExponentialMovingAverage.
 
     Args:
@@ -61,7 +62,7 @@ class WeightAverage(pl.Callback):
     def on_validation_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self._exchange(module)
 
-    def on_validation_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+    def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self._exchange(module)
 
     @torch.no_grad()

@@ -36,7 +36,7 @@ def build(config: dict[str, Any], meta: dict[str, Any], tokenized: Path) -> tupl
     from transformers import AutoTokenizer
 
     from tuneledger.learn.datamodule import Batches
-    from tuneledger.learn.encoder import check_head, check_tokens, load_encoder
+    from tuneledger.learn.encoder import check_head, check_pairs, check_tokens, load_encoder
     from tuneledger.learn.fit import fit
     from tuneledger.learn.loss import check_loss, summed_loss
     from tuneledger.learn.module import Classifier
@@ -63,6 +63,7 @@ def build(config: dict[str, Any], meta: dict[str, Any], tokenized: Path) -> tupl
     check_head(head=model["head"], both_orders=model["both_orders"], texts=len(meta["text"]))
     torch.manual_seed(config["seed"])  # before the head's weights are drawn
     encoder = load_encoder(meta["labels"], **model)
+    check_pairs(encoder, texts=len(meta["text"]), types="token_type_ids" in batches.train.names)
     check_tokens(encoder, max_length=meta["tokenizer"]["max_length"], vocabulary=len(tokenizer))
     return Classifier(encoder, config["optim"], loss), batches
 

@@ -6,6 +6,7 @@ a checkpoint is taken only where an optimizer step and its bookkeeping are compl
 
 from __future__ import annotations
 
+import signal
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ import torch
 from filelock import FileLock, Timeout
 from lightning.fabric.plugins import TorchCheckpointIO
 from safetensors import SafetensorError
+from torch.distributed import ReduceOp, all_reduce
 
 from tuneledger.errors import Interrupted, UserError
 from tuneledger.learn.interrupts import HeldSignals
@@ -25,6 +27,7 @@ from tuneledger.paths import remove, replacing
 
 LAST = "last.ckpt"
 BEST = "best"
+ASK_EVERY = 10  # steps between two questions to other processes whether a signal came
 MODES = ("min", "max")
 METRICS = ("val_loss", "accuracy", "f1", "epoch")
 
@@ -43,6 +46,18 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
         with disk_errors(Path(path)), replacing(Path(path)) as partial:
             torch.save(checkpoint, partial)
+
+
+def _check_same_start(trainer: pl.Trainer) -> None:
+    """Raise UserError, in all processes, where they go on from different checkpoints."""
+    ends = torch.tensor([trainer.global_step, -trainer.global_step], device=trainer.strategy.root_device)
+    all_reduce(ends, ReduceOp.MAX)
+    last, first = int(ends[0]), -int(ends[1])
+    if first != last:
+        raise UserError(
+            f"one process goes on from step {last}, another from step {first}: all machines need the same "
+            "checkpoints/, in a folder that they share"
+        )
 
 
 class StepSeeds(pl.Callback):
@@ -119,6 +134,8 @@ class Checkpoints(pl.Callback):
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self.stop_signal.install()  # over Lightning's handler, which ends a run without a checkpoint
+        if trainer.world_size > 1:
+            _check_same_start(trainer)
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, *_: Any) -> None:
         progress = trainer.fit_loop.epoch_loop.batch_progress.current
@@ -126,7 +143,9 @@ class Checkpoints(pl.Callback):
             return  # the save at the end of the epoch follows, with its validation
         if progress.ready % trainer.accumulate_grad_batches:
             return  # gradients gathered so far are in no checkpoint
-        signum = self._signal(trainer)
+        # Of several processes every one waits for the others' answers, and an accelerator for the question.
+        asked = trainer.world_size == 1 or trainer.global_step % ASK_EVERY == 0
+        signum = self._signal(trainer) if asked else None
         if signum or trainer.global_step % self.every == 0:
             self._save(trainer)
         if signum:
@@ -163,11 +182,15 @@ class Checkpoints(pl.Callback):
 
     def _signal(self, trainer: pl.Trainer) -> int | None:
         """A signal received by any process; all of them have to ask at the same step."""
-        signum = self.stop_signal()
+        own = self.stop_signal()
         if trainer.world_size == 1:
-            return signum
-        noted = torch.tensor(signum or 0, device=trainer.strategy.root_device)
-        return int(trainer.strategy.reduce(noted, reduce_op="max")) or None
+            return own
+        noted = torch.tensor(own or 0, device=trainer.strategy.root_device)
+        all_reduce(noted, ReduceOp.MAX)
+        signum = int(noted) or None
+        if signum and not own:
+            print(f"\n{signal.Signals(signum).name} to another process: saving", flush=True)
+        return signum
 
     def _better(self, value: float) -> bool:
         if self.best_value is None:
@@ -213,8 +236,12 @@ def exclusive(folder: Path) -> Iterator[None]:
         lock.release()
 
 
-def resumable(folder: Path, module: torch.nn.Module) -> Path | None:
-    """The checkpoint to go on from, or None. A damaged one, or one of another shape than `module`, is deleted."""
+def resumable(folder: Path, module: torch.nn.Module, first: bool = True) -> Path | None:
+    """The checkpoint to go on from, or None. A damaged one, or one of another shape than `module`, is deleted.
+
+    Args:
+        first: whether this is the process of a training that may do so.
+    """
     last = folder / LAST
     if not last.exists():
         return None
@@ -226,14 +253,16 @@ def resumable(folder: Path, module: torch.nn.Module) -> Path | None:
         kept = torch.load(last, map_location="cpu", weights_only=True)["state_dict"]
     except Exception as error:  # whatever a damaged zip or pickle raises
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        return _start_over(folder, f"is damaged ({reason})")
+        return _start_over(folder, f"is damaged ({reason})", first)
     # On a GPU all tokens' embeddings are trained, on a CPU those of the tokens in use.
     if {name: value.shape for name, value in kept.items()} != {n: v.shape for n, v in module.state_dict().items()}:
-        return _start_over(folder, "is of another shape (from another device or version)")
+        return _start_over(folder, "is of another shape (from another device or version)", first)
     return last
 
 
-def _start_over(folder: Path, reason: str) -> None:
+def _start_over(folder: Path, reason: str, first: bool) -> None:
+    if not first:
+        return
     print(f"checkpoint {folder / LAST} {reason}: starting over", flush=True)
     remove(folder / LAST)
     remove(folder / BEST)

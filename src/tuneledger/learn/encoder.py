@@ -11,7 +11,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassificati
 from transformers.utils import logging as transformers_logging
 
 from tuneledger.errors import UserError
-from tuneledger.learn.pairs import PairClassifier, PairConfig
+from tuneledger.learn.text_pairs import PairClassifier, PairConfig
 from tuneledger.text.source import hub_errors, locate, verify
 from tuneledger.text.tokenize import positions
 
@@ -48,7 +48,7 @@ def load_encoder(
         sha256: expected digest of model.safetensors.
         architecture: None for pretrained weights; else config entries of a randomly initialised model.
         new_head: replace a classification head that was made for another number of labels.
-        head: None for that of the checkpoint or its family, "pair" for `tuneledger.learn.pairs.PairClassifier`.
+        head: None for that of the checkpoint or its family, "pair" for `tuneledger.learn.text_pairs.PairClassifier`.
         both_orders: see there.
         dropout: probability for hidden states and attention; None keeps the checkpoint's.
 
@@ -94,6 +94,18 @@ def check_head(*, head: str | None, both_orders: bool, texts: int) -> None:
         raise UserError("model.both_orders = true needs model.head=pair")
 
 
+def check_pairs(model: PreTrainedModel, *, texts: int, types: bool) -> None:
+    """Raise UserError where a model that compares two texts is not given them.
+
+    Args:
+        texts: how many each example has.
+        types: whether the tokenizer tells by token types which text a token is of.
+    """
+    if isinstance(model, PairClassifier) and not (texts == 2 and types):
+        problem = "its tokenizer gives no token types" if texts == 2 else f"data.text names {texts}"
+        raise UserError(f"the model of model.path or model.head compares two texts, but {problem}")
+
+
 def _pair_config(encoder: PreTrainedConfig, both_orders: bool) -> PairConfig:
     if getattr(encoder, "type_vocab_size", 0) < 2:
         raise UserError(
@@ -101,7 +113,7 @@ def _pair_config(encoder: PreTrainedConfig, both_orders: bool) -> PairConfig:
             f"a {encoder.model_type} has none: set model.head=null"
         )
     encoder.name_or_path = ""  # or the model's folder on this machine would be written into config.json
-    return PairConfig(encoder, both_orders=both_orders, head_dropout=encoder.hidden_dropout_prob)
+    return PairConfig(encoder, both_orders=both_orders, head_dropout=getattr(encoder, "hidden_dropout_prob", 0.1))
 
 
 def _with_pair_head(source: str, revision: str | None, config: PairConfig) -> PairClassifier:

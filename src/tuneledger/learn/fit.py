@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import gc
 import signal
 from collections.abc import Callable
@@ -16,7 +17,7 @@ import torch
 from transformers import PreTrainedModel
 
 from tuneledger.conf import bind
-from tuneledger.errors import Interrupted, UserError
+from tuneledger.errors import Diverged, Interrupted, UserError
 from tuneledger.learn.averaging import WeightAverage
 from tuneledger.learn.checkpoints import (
     AtomicCheckpointIO,
@@ -30,7 +31,7 @@ from tuneledger.learn.history import History, Meter, Row
 from tuneledger.learn.interrupts import held_signals
 from tuneledger.learn.module import Classifier
 from tuneledger.learn.optimizer import takes_any_gradient
-from tuneledger.learn.packed.bert import packable
+from tuneledger.learn.packed.bert import known, packable
 from tuneledger.learn.packed.vocabulary import vocabulary_in_use
 from tuneledger.learn.trainer import make_trainer
 from tuneledger.learn.validation import ValidationRecord
@@ -119,10 +120,11 @@ def fit(
         )
         averages = [WeightAverage(average)] if average is not None else []
         trainer = make_trainer(
-            [StepSeeds(seed), history, meter, ValidationRecord(folder, batches), checkpoints, *averages],
+            [*averages, StepSeeds(seed), history, meter, ValidationRecord(folder, batches), checkpoints],
             accelerator=accelerator,
             devices=devices,
             num_nodes=num_nodes,
+            find_unused_parameters=not known(module.model),
             precision=precision,
             accumulate_grad_batches=accumulate_grad_batches,
             gradient_clip_val=gradient_clip_val,
@@ -133,7 +135,7 @@ def fit(
         if compile and trainer.strategy.root_device.type == "cuda":
             module.compile_training()
         with tokens_in_use(module.model, trainer, batches):
-            checkpoint = resumable(folder, module)
+            checkpoint = resumable(folder, module, first=trainer.is_global_zero)
             if checkpoint:
                 print(f"going on from {checkpoint}", flush=True)
             _run(trainer, module, batches, checkpoint, stop_signal)
@@ -162,6 +164,20 @@ def _run(
     try:
         trainer.fit(module, datamodule=batches, ckpt_path=checkpoint, weights_only=True)
     except SystemExit:  # Lightning's own answer to SIGTERM (code 0!) and to a second Ctrl-C
-        raise Interrupted(stop_signal() or signal.SIGTERM) from None
+        raise Interrupted(stop_signal() or signal.SIGTERM, saved=False) from None
+    except Exception as error:
+        if trainer.world_size > 1 and not isinstance(error, Interrupted | Diverged):
+            _end_others(trainer)
+        raise
     finally:
         gc.unfreeze()
+
+
+def _end_others(trainer: pl.Trainer) -> None:
+    """See to it that processes which this one started do not wait for it for ever.
+
+    At its exit, since seconds after one of them has ended so Lightning ends this one.
+    """
+    launcher = trainer.strategy.launcher
+    if launcher is not None:
+        atexit.register(launcher.kill, signal.SIGKILL)

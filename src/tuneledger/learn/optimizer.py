@@ -76,11 +76,14 @@ def _levels(model: torch.nn.Module, layer_decay: float) -> list[tuple[float, lis
     """Trained parameters with their share of the learning rate, from the head down; in one piece where all have one."""
     if layer_decay == 1:
         return [(1.0, _trained(model))]
+    tables = (module for module in model.modules() if isinstance(module, torch.nn.Embedding))
+    embeddings = {id(parameter) for table in tables for parameter in table.parameters()}
     numbers = [LAYER.search(name) for name, _ in model.named_parameters()]
     layers = max((int(number[1]) + 1 for number in numbers if number), default=0)
     levels: dict[int, list[torch.nn.Parameter]] = {}
     for number, (name, parameter) in zip(numbers, model.named_parameters(), strict=True):
-        below_head = layers - int(number[1]) if number else (layers + 1) * ("embedding" in name)
+        at_the_bottom = id(parameter) in embeddings or "embed" in name  # also their normalisation
+        below_head = layers - int(number[1]) if number else (layers + 1) * at_the_bottom
         if parameter.requires_grad:
             levels.setdefault(below_head, []).append(parameter)
     return [(layer_decay**depth, levels[depth]) for depth in sorted(levels)]

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+
 from tuneledger.errors import UserError
+
+RANKS = ("RANK", "SLURM_PROCID", "OMPI_COMM_WORLD_RANK", "JSM_NAMESPACE_RANK")
 
 
 def process_number(*, devices: int, num_nodes: int) -> int:
@@ -17,6 +21,11 @@ def process_number(*, devices: int, num_nodes: int) -> int:
         if count < 1:
             raise UserError(f"trainer.{key} = {count}: give at least 1")
     if devices * num_nodes == 1:
+        started = os.environ.get("WORLD_SIZE", "1") if "TORCHELASTIC_RUN_ID" in os.environ else "1"
+        if started != "1":
+            raise UserError(
+                f"torchrun started {started} processes, but one trains: set trainer=ddp and trainer.devices"
+            )
         return 0
     from lightning.fabric.plugins.environments import (
         LightningEnvironment,
@@ -31,11 +40,16 @@ def process_number(*, devices: int, num_nodes: int) -> int:
             try:
                 environment = kind()
                 environment.validate_settings(devices, num_nodes)
-            except (RuntimeError, ValueError) as error:
+                return environment.global_rank()
+            except (KeyError, RuntimeError, ValueError) as error:
                 raise UserError(
                     f"trainer.devices = {devices} and trainer.num_nodes = {num_nodes} do not fit what was started: "
-                    f"{' '.join(str(error).split())}"
+                    f"{' '.join(str(error).split())} (under SLURM, start with srun)"
                 ) from error
-            return environment.global_rank()
     environment = LightningEnvironment()
     return environment.node_rank() * devices + environment.local_rank()
+
+
+def started_as_further_process() -> bool:
+    """Whether torchrun, SLURM or MPI started this one beside a first; of use before settings are known."""
+    return any(os.environ.get(name, "0") != "0" for name in RANKS)

@@ -24,12 +24,15 @@ def make_trainer(
     accelerator: str,
     devices: int,
     num_nodes: int,
+    find_unused_parameters: bool = False,
     precision: str,
     accumulate_grad_batches: int,
     gradient_clip_val: float | None,
     **loop: Any,
 ) -> pl.Trainer:
     """A Trainer that writes and logs nothing by itself; `loop` goes to Lightning as it is.
+
+    With several processes, `find_unused_parameters` is for models of which the loss does not reach all.
 
     Raises:
         UserError: a setting is out of range.
@@ -43,13 +46,18 @@ def make_trainer(
     quiet()
     # With deterministic algorithms torch fills whatever is allocated, lest somebody read it before it is written.
     torch.utils.deterministic.fill_uninitialized_memory = False
+    ddp = {
+        "gradient_as_bucket_view": True,
+        "broadcast_buffers": False,  # constants, such as the numbers of positions
+        "find_unused_parameters": find_unused_parameters,
+    }
     # Named, since Lightning takes another one where the package rich happens to be installed.
     bar = [TQDMProgressBar()] if sys.stdout.isatty() else []
     return pl.Trainer(
         accelerator=accelerator,
         devices=devices,
         num_nodes=num_nodes,
-        strategy=DDPStrategy(gradient_as_bucket_view=True) if devices * num_nodes > 1 else "auto",
+        strategy=DDPStrategy(**ddp) if devices * num_nodes > 1 else "auto",
         use_distributed_sampler=False,  # batches come in shares already
         precision=precision,
         accumulate_grad_batches=accumulate_grad_batches,
@@ -71,9 +79,12 @@ def check_accelerator(accelerator: str, devices: int) -> None:
         raise UserError(f"trainer.accelerator = {accelerator}: choose {', '.join(ACCELERATORS)}")
     if accelerator == "gpu" and not torch.cuda.is_available():
         raise UserError("trainer.accelerator = gpu: torch finds none here; set auto or cpu, or install a CUDA build")
-    gpus = torch.cuda.device_count() if accelerator != "cpu" else 0
-    if gpus and devices > gpus:
-        raise UserError(f"trainer.devices = {devices}: torch finds {gpus} GPU here; set at most that many, or cpu")
+    found = torch.accelerator.device_count() if accelerator != "cpu" else 0
+    if found and devices > found:
+        raise UserError(
+            f"trainer.devices = {devices}: torch finds {found} GPU here; set at most that many, or "
+            "trainer.accelerator=cpu"
+        )
 
 
 def resolve_precision(precision: str, accelerator: str) -> str:

@@ -1,7 +1,7 @@
 """The model as MLflow serves it: one or two text columns in, label, probabilities and logits out.
 
-MLflow copies this file into the logged model and runs it there, with `learn/pairs.py` beside it and nothing else of
-this project.
+MLflow copies this file into the logged model and runs it there, with `learn/text_pairs.py` beside it and nothing else
+of this project.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ class TextClassifier(PythonModel):
     """A sequence classifier; rows are scored in batches padded to their longest."""
 
     def load_context(self, context: PythonModelContext) -> None:
-        import pairs  # noqa: F401  its classifier gets known to transformers
+        import text_pairs  # noqa: F401  its classifier gets known to transformers
         import torch
         from transformers import AutoModelForSequenceClassification, AutoTokenizer
 

@@ -223,7 +223,7 @@ def log_model(run_id: str, folder: str, text: list[str], registered_name: str | 
             name="model",
             registered_model_name=registered_name,
             python_model=str(Path(__file__).with_name("served_model.py")),
-            code_paths=[str(Path(__file__).parents[1] / "learn" / "pairs.py")],
+            code_paths=[str(Path(__file__).parents[1] / "learn" / "text_pairs.py")],
             artifacts={"model": folder},
             signature=signature,
             pip_requirements=[f"{name}=={_version(name)}" for name in ("mlflow", "torch", "transformers", "pandas")],

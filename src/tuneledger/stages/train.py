@@ -27,7 +27,7 @@ from omegaconf import DictConfig, OmegaConf
 from tuneledger.conf import bind, compose, composition_errors, conf_dir, flatten, guard, load_yaml, plain
 from tuneledger.errors import Diverged, Interrupted, UserError, exit_code
 from tuneledger.learn.build import build, read_meta
-from tuneledger.learn.processes import process_number
+from tuneledger.learn.processes import process_number, started_as_further_process
 from tuneledger.ledger.provenance import file_digests, run_key, run_tags
 from tuneledger.ledger.tracker import Line, Tracker, check_tracking, shared_line
 from tuneledger.paths import (
@@ -138,8 +138,10 @@ def follow(config: dict[str, Any], meta: dict[str, Any], tokenized: Path, out: P
     try:
         with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere):
             return fit(module, batches, folder, config["seed"], _ignore, _ignore, **config["trainer"])
-    except (Interrupted, Diverged):
-        sys.exit(0)  # the first process says so, and would be killed by Lightning if this one failed
+    except (Interrupted, Diverged) as end:
+        if isinstance(end, Interrupted) and not end.saved:
+            raise
+        sys.exit(0)  # all processes end, and the first one says so; Lightning would kill it if this one failed
 
 
 def _ignore(row: dict[str, float]) -> None:
@@ -319,12 +321,21 @@ def help_text(overrides: list[str]) -> str:
 
 
 def main() -> None:
+    if started_as_further_process():
+        sys.argv = without_folder(sys.argv)
     arguments = sys.argv[1:]
     if {"-h", "--help"} & set(arguments):
         overrides = [argument for argument in arguments if not argument.startswith("-")]
         sys.exit(exit_code(lambda: print(help_text(overrides))))
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # let errors through to the one place that words them
     sys.exit(exit_code(run_app))
+
+
+def without_folder(arguments: list[str]) -> list[str]:
+    """A command line with which Hydra makes no folder and no log: those are the first process's."""
+    last = max((n for n, text in enumerate(arguments) if "=" in text and text[0] != "-"), default=len(arguments) - 1)
+    extra = ["hydra.run.dir=.", "hydra.output_subdir=null", "hydra/job_logging=disabled"]
+    return [*arguments[: last + 1], *extra, *arguments[last + 1 :]]
 
 
 def run_app() -> None:

@@ -27,6 +27,7 @@ from omegaconf import DictConfig, OmegaConf, read_write
 from tuneledger.conf import bind, composition_errors, conf_dir, literal, plain
 from tuneledger.errors import UserError, exit_code
 from tuneledger.learn.build import read_meta
+from tuneledger.learn.processes import process_number
 from tuneledger.ledger.provenance import file_digests, run_key
 from tuneledger.ledger.tracker import Tracker, check_tracking, shared_line
 from tuneledger.paths import BEST_MODEL, REPORTS, TOKENIZED, code_root, write_text
@@ -233,6 +234,7 @@ def check_alone(trainer: DictConfig) -> None:
     for name in ("devices", "num_nodes"):
         if trainer[name] != 1:
             raise UserError(f"trainer.{name} = {trainer[name]}: a sweep's trials train on one device each; set 1")
+    process_number(devices=1, num_nodes=1)  # raises if several were started
 
 
 def check_composes(config: DictConfig, space: Space, loader: Any) -> None:

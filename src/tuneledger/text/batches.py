@@ -14,16 +14,21 @@ MEGABATCH = 50  # batches sorted by length together: little padding is left and 
 
 
 class TokenizedSplit:
-    """One split, memory-mapped: item i is {input_ids, maybe token_type_ids: (tokens,), label: ()}."""
+    """One split, memory-mapped: item i is {input_ids, maybe token_type_ids: (tokens,), label: ()}.
+
+    Attributes:
+        names: of what an item has, but for label.
+        labels, lengths: class and number of tokens of each row, (rows,).
+    """
 
     def __init__(self, path: Path):
         table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
         self.labels = table["label"].to_numpy()
-        names = [name for name in table.schema.names if name != "label"]
+        self.names = [name for name in table.schema.names if name != "label"]
         # Offsets and values as numpy views of the mapped file, one pair a record batch.
         self._chunks = {
             name: [(chunk.offsets.to_numpy(), chunk.values.to_numpy()) for chunk in table[name].chunks]
-            for name in names
+            for name in self.names
         }
         chunks = self._chunks["input_ids"]
         self.lengths = np.concatenate([np.diff(offsets) for offsets, _ in chunks])

@@ -7,7 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from transformers import AutoConfig, AutoTokenizer
+from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig
 
 from tuneledger.errors import UserError
 from tuneledger.paths import replacing
@@ -25,7 +25,7 @@ def load_tokenizer(*, path: str, revision: str | None, max_length: int) -> Any:
     source = locate(path, "tokenizer.path")
     with hub_errors(source):
         tokenizer = AutoTokenizer.from_pretrained(source, revision=revision, trust_remote_code=False)
-        config = AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=False)
+        config = _encoder_config(source, revision)
     if not tokenizer.is_fast:
         raise UserError(f"tokenizer.path = {path}: it has no fast tokenizer (tokenizer.json); choose another model")
     if tokenizer.pad_token_id is None:
@@ -43,6 +43,14 @@ def load_tokenizer(*, path: str, revision: str | None, max_length: int) -> Any:
         )
     tokenizer.model_max_length = max_length
     return tokenizer
+
+
+def _encoder_config(source: str, revision: str | None) -> PreTrainedConfig:
+    """Of a model that `learn.text_pairs` saved, the encoder's, without importing that."""
+    entries, _ = PreTrainedConfig.get_config_dict(source, revision=revision)
+    if entries.get("model_type") == "text-pair":
+        return AutoConfig.for_model(**entries["encoder"])
+    return AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=False)
 
 
 def save_tokenizer(tokenizer: Any, folder: Path) -> None:

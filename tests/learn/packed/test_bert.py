@@ -9,7 +9,7 @@ from torch.nn.functional import cross_entropy
 
 from tuneledger.learn.packed import bert
 from tuneledger.learn.packed.bert import classify, packable
-from tuneledger.learn.pairs import PairConfig
+from tuneledger.learn.text_pairs import PairConfig
 
 BATCHES = {
     "uneven": batch([5, 31, 2, 17], 31),

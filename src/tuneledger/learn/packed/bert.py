@@ -21,7 +21,7 @@ from tuneledger.learn.packed.dropout import Masks, dropped
 from tuneledger.learn.packed.layout import Layout, add_empty_lines, layout_of
 from tuneledger.learn.packed.linear import linear
 from tuneledger.learn.packed.residual import residual_norm
-from tuneledger.learn.pairs import PairClassifier
+from tuneledger.learn.text_pairs import PairClassifier
 
 CLASSIFIERS = {
     "BertForSequenceClassification",
@@ -58,15 +58,19 @@ def classify(model: PreTrainedModel, inputs: dict[str, torch.Tensor]) -> torch.T
     return model.classifier(first if pooler is None else model.dropout(pooler(first)))
 
 
+def known(model: PreTrainedModel) -> bool:
+    """Whether this is a classifier of the BERT family, or of pairs with such an encoder."""
+    part, names = (model.base_model, ENCODERS) if isinstance(model, PairClassifier) else (model, CLASSIFIERS)
+    return type(part).__name__ in names and type(part).__module__.startswith("transformers.models.")
+
+
 def packable(model: PreTrainedModel) -> bool:
     """Whether `classify` knows how this model computes."""
-    known, names = (model.base_model, ENCODERS) if isinstance(model, PairClassifier) else (model, CLASSIFIERS)
     return (
-        type(known).__name__ in names
-        and type(known).__module__.startswith("transformers.models.")
+        known(model)
         and model.device.type == "cpu"
         and model.dtype == torch.float32
-        and not known.config.is_decoder
+        and not model.base_model.config.is_decoder
         and not model.base_model.encoder.layer[0].gradient_checkpointing
         and type(model.base_model.encoder.layer[0].attention.self.query) is nn.Linear  # no adapter, not quantized
     )

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 Inputs = dict[str, torch.Tensor]
 
@@ -124,5 +125,6 @@ def swap(inputs: Inputs, rows: torch.Tensor) -> Inputs:
     return {**inputs, "input_ids": inputs["input_ids"].gather(1, source), "token_type_ids": types}
 
 
-AutoConfig.register(PairConfig.model_type, PairConfig)
-AutoModelForSequenceClassification.register(PairConfig, PairClassifier)
+if PairConfig.model_type not in CONFIG_MAPPING:  # as where a logged model is loaded beside the project
+    AutoConfig.register(PairConfig.model_type, PairConfig)
+    AutoModelForSequenceClassification.register(PairConfig, PairClassifier)

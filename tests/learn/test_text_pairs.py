@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import sys
+
+import numpy as np
 import pytest
 import scratch
 import torch
 from encoders import SHAPE, batch, random_model
-from transformers import AutoModelForSequenceClassification, BertConfig
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertConfig
 
 from tuneledger.errors import UserError
-from tuneledger.learn.encoder import check_head, load_encoder
-from tuneledger.learn.pairs import PairClassifier, PairConfig, swap
+from tuneledger.learn.encoder import check_head, check_pairs, load_encoder
+from tuneledger.learn.predict import predict
+from tuneledger.learn.text_pairs import PairClassifier, PairConfig, swap
+from tuneledger.text.tokenize import load_tokenizer
 
 MINILM = {**scratch.TINY_MODEL, "architecture": None, "head": "pair"}
 INPUTS = batch([5, 31, 2, 17], 33)
@@ -119,6 +124,19 @@ class TestLoading:
             assert torch.equal(by_path(**inputs).logits, expected)
         assert "site-packages" not in (tmp_path / "config.json").read_text()
 
+    def test_its_folder_tokenizes_without_the_class(self, tmp_path):
+        """In a process of its own, as stage tokenize is one."""
+        load_encoder(["no", "yes"], **MINILM).save_pretrained(tmp_path)
+        load_tokenizer(path=MINILM["path"], revision=None, max_length=64).save_pretrained(tmp_path)
+        code = (
+            "import sys; from tuneledger.text.tokenize import load_tokenizer as load; "
+            f"load(path={str(tmp_path)!r}, revision=None, max_length=512); "
+            "assert 'tuneledger.learn.text_pairs' not in sys.modules; "
+            f"load(path={str(tmp_path)!r}, revision=None, max_length=513)"
+        )
+        done = scratch.run(tmp_path, sys.executable, "-c", code, check=False, PYTHONPATH=str(scratch.ROOT / "src"))
+        assert "takes from 4 to 512 tokens an example" in done.stderr, done.stderr
+
     def test_of_random_weights(self):
         model = load_encoder(["a", "b", "c"], **{**scratch.TINY_MODEL, "head": "pair"})
         assert isinstance(model, PairClassifier)
@@ -134,6 +152,30 @@ class TestLoading:
         random_model(DISTILBERT).save_pretrained(tmp_path)
         with pytest.raises(UserError, match=r"^model\.head = pair needs an encoder that tells two texts apart"):
             load_encoder(["a", "b"], **{**MINILM, "path": str(tmp_path)})
+
+
+@pytest.mark.parametrize(
+    ("texts", "types", "message"),
+    [(1, True, r"compares two texts, but data\.text names 1$"), (2, False, "but its tokenizer gives no token types$")],
+)
+def test_data_that_a_pair_model_cannot_compare(texts, types, message):
+    pair, plain = (random_model(config) for config in (PairConfig(BertConfig(**SHAPE)), BertConfig(**SHAPE)))
+    with pytest.raises(UserError, match=message):
+        check_pairs(pair, texts=texts, types=types)
+    check_pairs(plain, texts=texts, types=types)
+    check_pairs(pair, texts=2, types=True)
+
+
+def test_trains_with_both_orders_and_predicts_what_it_validated(train, few, tmp_path):
+    changes = {"model": {"head": "pair", "both_orders": True}, "loss": {"r_drop": 0.5}}
+    result = train(tmp_path / "run", changes=changes, select={"metric": "epoch", "mode": "max"})
+    again = train(tmp_path / "again", changes=changes, select={"metric": "epoch", "mode": "max"})
+    assert result.steps == again.steps
+    AutoTokenizer.from_pretrained(few / "tokenizer").save_pretrained(tmp_path / "run/best")
+    logits = predict(tmp_path / "run/best", few / "validation.arrow", batch_size=7, accelerator="cpu")
+    seen = np.load(tmp_path / "run/validation/epoch-2.npz")
+    np.testing.assert_allclose(seen["logits"], logits, atol=1e-5)
+    assert seen["hidden"].shape == (20, 32)
 
 
 @pytest.mark.parametrize(
