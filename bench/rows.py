@@ -20,7 +20,7 @@ from row_tasks import SECTION, TASKS
 
 from tuneledger.errors import UserError, exit_code
 from tuneledger.ledger.provenance import git_commit
-from tuneledger.paths import replacing, write_json, write_text
+from tuneledger.paths import remove, write_json, write_text
 from tuneledger.show.tables import markdown, number
 from tuneledger.stages import prepare as stage
 
@@ -47,15 +47,15 @@ def generate(folder: Path, rows: int) -> None:
 
 def measure(sizes: list[int], repeats: int, anyway: bool) -> list[dict[str, Any]]:
     """All runs, tasks in turn and back; the tokens of a size have to be the same whoever makes them."""
+    remove(WORK)
+    WORK.mkdir(parents=True)
     runs = []
     for size in sizes:
         folder = WORK / str(size)
-        if not folder.exists():
-            with replacing(folder) as partial:
-                partial.mkdir()
-                generate(partial, size)
-                splits, _, _ = stage.prepare(path=str(partial), **SECTION)
-                splits["train"].to_parquet(partial / "train.parquet", index=False)
+        folder.mkdir()
+        generate(folder, size)
+        splits, _, _ = stage.prepare(path=str(folder), **SECTION)
+        splits["train"].to_parquet(folder / "train.parquet", index=False)
         for repeat in range(repeats):
             for task in list(TASKS)[:: -1 if repeat % 2 else 1]:
                 if not anyway:
@@ -88,7 +88,7 @@ def page(runs: list[dict[str, Any]], facts: dict[str, Any]) -> str:
             "# Rows of sentence pairs, about 45 tokens each",
             f"{facts['cpu']}, {facts['cores']} cores; Python {facts['python']}, {versions}.",
             f"Commit {facts['commit']}; `{facts['command']}`.",
-            "Seconds are those of the work and of what it imports. The resident set counts pages of mapped files too.",
+            "Seconds are those of the work, not of starting Python. The resident set counts pages of mapped files too.",
             markdown(columns, table, text_columns=1),
         ]
     )
@@ -101,7 +101,6 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=BENCH / "results")
     parser.add_argument("--anyway", action="store_true", help="also while other work runs: to try the harness out")
     chosen = parser.parse_args()
-    WORK.mkdir(parents=True, exist_ok=True)
     runs = measure(chosen.sizes, chosen.repeats, chosen.anyway)
     commit, edited = git_commit(ROOT)
     command = shlex.join(["python", "bench/rows.py", *sys.argv[1:]])

@@ -87,3 +87,43 @@ class TestRunsThatCannotBeCompared:
     def test_other_weights(self, headline):
         with pytest.raises(UserError, match=r"tuned seed 1 began with other weights than ours"):
             headline.check_runs([self.run(), self.run(contestant="tuned", weights_sha256="x")])
+
+
+@pytest.fixture
+def rows() -> ModuleType:
+    import rows
+
+    return rows
+
+
+def test_generated_rows_are_pairs_that_do_not_recur(rows, tmp_path):
+    rows.generate(tmp_path, 500)
+    lines = (tmp_path / "train.tsv").read_text(encoding="utf-8").splitlines()
+    pairs = [line.split("\t") for line in lines[1:]]
+    assert lines[0] == "sentence1\tsentence2\tlabel" and len(pairs) == 500
+    assert len({sentence for first, second, _ in pairs for sentence in (first, second)}) > 950
+    assert len((tmp_path / "validation.tsv").read_text(encoding="utf-8").splitlines()) == rows.VALIDATION + 1
+
+
+def test_every_task_does_its_work_and_the_tokens_are_the_same(rows, tmp_path):
+    """In this process, where imports are paid for."""
+    import row_tasks
+
+    rows.generate(tmp_path, 300)
+    scratch_folder = tmp_path / "scratch"
+    scratch_folder.mkdir()
+    assert row_tasks.prepare(tmp_path, scratch_folder)() is None
+    (scratch_folder / "train.parquet").rename(tmp_path / "train.parquet")
+    counts = [row_tasks.TASKS[task](tmp_path, scratch_folder)() for task in ("tokenize", "datasets.map")]
+    assert counts[0] == counts[1] > 300 * 10
+    assert row_tasks.peak_gib() > 0.1
+
+
+def test_a_table_of_rows_has_the_median_and_the_largest_memory(rows):
+    runs = [
+        {"task": task, "rows": 1000, "seconds": seconds, "peak_gib": peak, "tokens": 5}
+        for task in rows.TASKS
+        for seconds, peak in ((1.0, 0.3), (4.0, 0.2), (2.0, 0.25))
+    ]
+    facts = {"cpu": "a processor", "cores": 2, "python": "3", "versions": {}, "commit": "c", "command": "x"}
+    assert "| tokenize | 1,000 | 2.00 | 1.00 to 4.00 | 500 | 0.30 |" in rows.page(runs, facts)

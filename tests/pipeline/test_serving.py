@@ -6,6 +6,7 @@ import contextlib
 import json
 import socket
 import subprocess
+import sys
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -75,6 +76,25 @@ def test_served_model_equals_pipeline(finished: Path):
     assert np.abs(served - expected).max() < 1e-4
     assert answers["label"].tolist() == [str(label) for label in expected.argmax(axis=1)]
     assert np.allclose(answers[["probability_0", "probability_1"]].sum(axis=1), 1)
+
+
+def test_a_model_for_pairs_answers_with_the_code_logged_beside_it(fresh: Path):
+    from tuneledger.learn.predict import predict
+
+    settings = ("experiment=smoke", "model.head=pair", "model.both_orders=true", "hydra.run.dir=out")
+    scratch.stage(fresh, "train", *settings)
+    expected = predict(fresh / "out/models/best", fresh / "data/tokenized/validation.arrow", batch_size=64)
+    run = json.loads((fresh / "out/results/train/run.json").read_text())["mlflow_run_id"]
+    code = (
+        "import sys; sys.modules['tuneledger'] = None  # whoever loads it need not have the project\n"
+        "import mlflow, pandas\n"
+        "rows = pandas.read_parquet('data/prepared/validation.parquet')[['text_a', 'text_b']]\n"
+        "rows.columns = ['sentence1', 'sentence2']\n"
+        f"mlflow.pyfunc.load_model('runs:/{run}/model').predict(rows).to_json('answers.json')\n"
+    )
+    scratch.run(fresh, sys.executable, "-c", code, MLFLOW_TRACKING_URI="sqlite:///mlflow.db")
+    served = pd.read_json(fresh / "answers.json")[["logit_0", "logit_1"]].to_numpy()
+    assert np.abs(served - expected).max() < 1e-4
 
 
 def test_plain_mlflow_ui_shows_the_run(finished: Path):
