@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from record import CONTESTANTS, RECIPE, Stopwatch, arguments, weights_digest
+from record import CONTESTANTS, Stopwatch, arguments, weights_digest
 
 from tuneledger.stages import train
 
@@ -45,7 +45,7 @@ def main() -> None:
         return module, batches
 
     train.build = watched_build
-    settings = [*RECIPE, *CONTESTANTS[run.contestant].settings, f"seed={run.seed}", f"hydra.run.dir={run.folder}"]
+    settings = [*CONTESTANTS[run.contestant].settings, f"seed={run.seed}", f"hydra.run.dir={run.folder}"]
     sys.argv = ["train", *settings]
     try:
         train.main()

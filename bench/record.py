@@ -16,23 +16,37 @@ from tuneledger.errors import Interrupted
 from tuneledger.paths import write_json
 
 EPOCHS, BATCH_SIZE = 3, 8
-RECIPE = ("experiment=deck", "model=minilm", "loader.padding=longest", "trainer.accelerator=cpu")
+ON_CPU = "trainer.accelerator=cpu"
+BF16 = "trainer.precision=bf16-mixed"
+LECTURE = ("experiment=deck", "model=minilm", "loader.padding=longest", ON_CPU)
+SAME, OWN = "the same", "its own"
+PAIRS = ("experiment=pairs", "data=mrpc", ON_CPU, BF16)
 
 
 class Contestant(NamedTuple):
-    """`script` makes a run; `closed`: with the rows of the order file; `settings`: of our training, beside RECIPE."""
+    """One way to train.
+
+    Attributes:
+        script: makes a run.
+        batches: "the same" for all of a seed, those of the order file, or "its own".
+        what: in words.
+        settings: of our training.
+        open: trains by another recipe than the lecture's, from another head.
+    """
 
     script: str
-    closed: bool
+    batches: str
     what: str
     settings: tuple[str, ...] = ()
+    open: bool = False
 
 
 CONTESTANTS = {
-    "as_written": Contestant("trainer.py", True, "transformers.Trainer as the lecture has it: fp32, padded to 128"),
-    "tuned": Contestant("trainer.py", False, "transformers.Trainer with the flags that help: bf16, grouped by length"),
-    "ours": Contestant("ours.py", True, "tuneledger in bf16", ("trainer.precision=bf16-mixed",)),
-    "ours_fp32": Contestant("ours.py", True, "tuneledger in fp32", ("trainer.precision=32-true",)),
+    "as_written": Contestant("trainer.py", SAME, "transformers.Trainer as the lecture has it: fp32, padded to 128"),
+    "tuned": Contestant("trainer.py", OWN, "transformers.Trainer with the flags that help: bf16, grouped by length"),
+    "ours": Contestant("ours.py", SAME, "tuneledger in bf16", (*LECTURE, BF16)),
+    "ours_fp32": Contestant("ours.py", SAME, "tuneledger in fp32", LECTURE),
+    "open": Contestant("ours.py", OWN, "tuneledger in bf16 by a recipe of its own, experiment=pairs", PAIRS, open=True),
 }
 
 
@@ -46,12 +60,13 @@ class Stopwatch:
         self.steps = steps
         self.weights_sha256: str | None = None
         self._begin = 0.0
+        self._began = 0
         self._ends: list[float] = []
         self._labels: list[Any] = []
         self._epochs: list[dict[str, float]] = []
 
     def begin(self) -> None:
-        self._begin = time.perf_counter()
+        self._begin, self._began = time.perf_counter(), time.time_ns()
 
     def batch(self, labels: Any) -> None:
         self._labels.append(labels)
@@ -68,9 +83,10 @@ class Stopwatch:
         self._epochs.append({**scores, "seconds": seconds})
 
     def write(self, folder: Path) -> None:
-        """Write record.json: times in seconds since the training began."""
+        """Write record.json: times in seconds since the training began, at `began`, nanoseconds since 1970."""
         record = {"weights_sha256": self.weights_sha256, "labels_sha256": labels_digest(self._labels)}
-        write_json(folder / "record.json", record | {"epochs": self._epochs, "step_ends": self._ends})
+        times = {"began": self._began, "epochs": self._epochs, "step_ends": self._ends}
+        write_json(folder / "record.json", record | times)
 
 
 def labels_digest(batches: Iterable[Any]) -> str:

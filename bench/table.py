@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -74,17 +75,46 @@ def by_seed(runs: list[Run], figure: Callable[[Run], float]) -> dict[str, BySeed
 
 
 def clock_table(runs: list[Run], clock: str) -> str:
-    values = by_seed(runs, lambda run: run[clock])
+    """Of contestants with the lecture's recipe; another one's steps are others."""
+    values = by_seed([run for run in runs if not CONTESTANTS[run["contestant"]].open], lambda run: run[clock])
     peers = [peer for peer in PEERS if peer in values]
     rows = []
     for name, seeds in values.items():
+        figures = [number(value, 1) for value in summary([*seeds.values()])]
         ratios = [
             "1" if peer == name else _interval(paired(ratio_of_medians, values[peer], seeds), 2) for peer in peers
         ]
-        batches = "the same" if CONTESTANTS[name].closed else "its own, to its advantage"
-        rows.append([name, batches, len(seeds), *(number(value, 1) for value in summary([*seeds.values()])), *ratios])
+        rows.append([name, CONTESTANTS[name].batches, len(seeds), *figures, *ratios])
     columns = ["", "batches", "runs", "median", "min", "max", "mean without these two"]
     return markdown([*columns, *(f"{peer} ÷ this" for peer in peers)], rows, text_columns=2)
+
+
+def seconds_to(run: Run, f1: float) -> float:
+    """From the start of the process to the first evaluation that gave at least this F1; infinite if none did."""
+    return min((epoch["since_start"] for epoch in run["epochs"] if epoch["f1"] >= f1), default=math.inf)
+
+
+def target_table(runs: list[Run]) -> str:
+    """How long each contestant takes to the median F1 with which `as_written` ends; a run that never does, for ever."""
+    goal = target(runs)
+    values = by_seed(runs, lambda run: seconds_to(run, goal))
+    whole = by_seed(runs, lambda run: run["epochs"][-1]["since_start"])["as_written"]
+    rows = []
+    for name, seeds in values.items():
+        median = float(np.median([*seeds.values()]))
+        reached = [seconds for seconds in seeds.values() if seconds < math.inf]
+        figures = [ABSENT, ABSENT, ABSENT]
+        if median < math.inf:
+            first = float(np.median([*values["as_written"].values()]))
+            figures = [number(median, 1), number(first / median, 2), number(np.median([*whole.values()]) / median, 2)]
+        rows.append([name, f"{len(reached)} of {len(seeds)}", *figures])
+    columns = ["", "runs that reach it", "median, s", "as_written to the same ÷ this", "as_written to its end ÷ this"]
+    return markdown(columns, rows)
+
+
+def target(runs: list[Run]) -> float:
+    """The median over seeds of the F1 with which `as_written` ends."""
+    return float(np.median([run["epochs"][-1]["f1"] for run in runs if run["contestant"] == "as_written"]))
 
 
 def quality_table(runs: list[Run]) -> str:
@@ -115,12 +145,13 @@ def quality_table(runs: list[Run]) -> str:
 
 def epochs_table(runs: list[Run]) -> str:
     """The scores after each epoch of each run."""
-    rows = [
-        [name, seed, *(" / ".join(number(epoch[score], 4) for score in SCORES) for epoch in epochs)]
-        for name, seeds in by_seed(runs, lambda run: run["epochs"]).items()
-        for seed, epochs in sorted(seeds.items())
-    ]
-    titles = [f"epoch {index + 1}: {' / '.join(SCORES.values())}" for index in range(len(rows[0]) - 2)]
+    most = max(len(run["epochs"]) for run in runs)
+    rows = []
+    for name, seeds in by_seed(runs, lambda run: run["epochs"]).items():
+        for seed, epochs in sorted(seeds.items()):
+            scores = [" / ".join(number(epoch[score], 4) for score in SCORES) for epoch in epochs]
+            rows.append([name, seed, *scores, *[ABSENT] * (most - len(epochs))])
+    titles = [f"epoch {index + 1}: {' / '.join(SCORES.values())}" for index in range(most)]
     return markdown(["", "seed", *titles], rows)
 
 
@@ -142,6 +173,8 @@ def page(runs: list[Run], facts: dict[str, Any]) -> str:
     ]
     for clock in ["ms_per_step"] if short else CLOCKS:
         parts += [f"## {CLOCKS[clock]}", clock_table(runs, clock)]
+    if not short and any(run["contestant"] == "as_written" for run in runs):
+        parts += [f"## From the start of the process to an F1 of {number(target(runs), 4)}", target_table(runs)]
     if not short:
         parts += ["## Scores on dev, last checkpoint", quality_table(runs), "## Each run", epochs_table(runs)]
         constant = facts["always_one_label"]

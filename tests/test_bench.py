@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import scratch
 
+from tuneledger.conf import compose
 from tuneledger.errors import UserError
 
 
@@ -79,7 +80,7 @@ class TestRunsThatCannotBeCompared:
     def test_with_equal_weights_and_batches_they_can(self, headline):
         headline.check_runs([self.run(), self.run(contestant="as_written"), self.run(seed=2, weights_sha256="x")])
 
-    def test_other_batches_are_for_the_open_contestant_alone(self, headline):
+    def test_other_batches_are_for_those_that_have_their_own(self, headline):
         headline.check_runs([self.run(contestant="tuned", labels_sha256="b")])
         with pytest.raises(UserError, match=r"ours seed 1 trained on other batches"):
             headline.check_runs([self.run(labels_sha256="b")])
@@ -87,6 +88,60 @@ class TestRunsThatCannotBeCompared:
     def test_other_weights(self, headline):
         with pytest.raises(UserError, match=r"tuned seed 1 began with other weights than ours"):
             headline.check_runs([self.run(), self.run(contestant="tuned", weights_sha256="x")])
+
+    def test_another_head_has_other_weights(self, headline):
+        headline.check_runs([self.run(contestant="open", weights_sha256="x", labels_sha256="b"), self.run()])
+
+
+class TestTimeToAnF1:
+    def run(self, contestant: str, seed: int, *f1s: float, epoch_seconds: float) -> dict:
+        epochs = [{"f1": f1, "since_start": epoch_seconds * (index + 1)} for index, f1 in enumerate(f1s)]
+        return {"contestant": contestant, "seed": seed, "epochs": epochs}
+
+    def test_it_is_that_of_the_first_evaluation_which_reaches_it(self, table):
+        run = self.run("open", 1, 0.80, 0.86, 0.84, epoch_seconds=10.0)
+        assert table.seconds_to(run, 0.85) == 20.0
+        assert table.seconds_to(run, 0.87) == float("inf")
+
+    def test_the_target_is_the_median_with_which_the_lecture_ends(self, table):
+        """One seed gets there an epoch earlier, one never; so does one of the open runs."""
+        lecture = ((0.80, 0.86, 0.84), (0.80, 0.85, 0.86), (0.80, 0.82, 0.85))
+        runs = [self.run("as_written", n, *f1s, epoch_seconds=100.0) for n, f1s in enumerate(lecture)]
+        runs += [self.run("open", n, 0.84, 0.86 if n else 0.83, epoch_seconds=10.0) for n in range(3)]
+        assert table.target(runs) == 0.85
+        lines = table.target_table(runs).splitlines()
+        assert "| as_written | 3 of 3 | 200.0 | 1.00 | 1.50 |" in lines
+        assert "| open | 2 of 3 | 20.0 | 10.00 | 15.00 |" in lines
+
+    def test_a_contestant_that_mostly_fails_has_no_time(self, table):
+        runs = [self.run("as_written", n, 0.85, epoch_seconds=100.0) for n in range(3)]
+        runs += [self.run("open", n, 0.84 + 0.01 * (n == 0), epoch_seconds=10.0) for n in range(3)]
+        assert "| open | 1 of 3 | - | - | - |" in table.target_table(runs).replace(table.ABSENT, "-")
+
+
+class TestAblation:
+    @pytest.fixture
+    def ablation(self) -> ModuleType:
+        import ablation
+
+        return ablation
+
+    def test_every_variant_can_be_composed_and_is_another_one(self, ablation):
+        composed = [repr(compose(list(settings))) for settings in ablation.VARIANTS.values()]
+        assert len(set(composed)) == len(ablation.VARIANTS)
+
+    def test_the_page_has_means_of_held_out_rows_and_medians_of_dev(self, ablation):
+        variant = list(ablation.VARIANTS)[1]
+        runs = [
+            {"variant": variant, "judged_on": where, "seed": seed, "cpu": "a processor", "commit": "c"}
+            | {"epochs": [{"accuracy": 0.1, "f1": 0.1}, {"accuracy": score, "f1": score + 0.05}]}
+            for where in ablation.JUDGED_ON
+            for seed, score in enumerate((0.7, 0.75, 0.86))
+        ]
+        page = ablation.page(runs, {"versions": {"torch": "2"}, "command": "x"})
+        scores = "| 3 | 0.7700 | 0.8200 | 0.700 to 0.860 | 3 | 0.7500 | 0.8000 | 0.700 to 0.860 |"
+        assert f"| {variant} {scores}" in page
+        assert page.count("| 0 |") == 2 * (len(ablation.VARIANTS) - 1)
 
 
 @pytest.fixture
