@@ -36,6 +36,7 @@ VARIANTS = {
     "+ head: pair": (*PLAIN, "model.head=pair"),
     "+ both orders": (*PLAIN, "model.head=pair", "model.both_orders=true"),
     "+ averaged weights = experiment=pairs": PAIRS,
+    "pairs, 3 epochs": (*PAIRS, "trainer.max_epochs=3"),
     "pairs, rate 5e-5": (*PAIRS, "optim.lr=5e-5"),
     "pairs, rate 2e-4": (*PAIRS, "optim.lr=2e-4"),
     "pairs, layer_decay 0.9": (*PAIRS, "optim.layer_decay=0.9"),

@@ -143,8 +143,10 @@ class TestCompose:
             (["optim=5e-5"], "optim=5e-5: the group optim has the options adamw"),
             (
                 ["experiment=null"],
-                "experiment=null: the group experiment has the options "
-                "deck, pairs, smoke; for none of them ~experiment",
+                (
+                    "experiment=null: the group experiment has the options deck, pairs, smoke; "
+                    "for none of them ~experiment"
+                ),
             ),
         ],
     )
