@@ -1,5 +1,6 @@
 // What a training step does beside its matrix products, each in one pass over memory: attention, the sum and norm at
-// the end of a block, GELU, the optimizer. bf16 is stored as 16-bit integers; all arithmetic is in fp32.
+// the end of a block, GELU, the optimizer. bf16 is stored as 16-bit integers; sums and all else but factors
+// of attention's products are in fp32.
 
 #include <algorithm>
 #include <cmath>
@@ -7,6 +8,9 @@
 #include <cstdint>
 #include <cstring>
 #include <vector>
+#ifdef __AVX512BF16__
+#include <immintrin.h>
+#endif
 
 namespace {
 
@@ -99,23 +103,40 @@ inline void normal(float x, float* below, float* density) {
     *density = 0.39894228f * square;
 }
 
+// Two bf16 numbers that lie side by side, the first in the lower half.
+typedef uint32_t __attribute__((may_alias)) Pair;
+typedef uint32_t Pairs __attribute__((vector_size(LANES * sizeof(uint32_t))));
+
+// sums += a's two numbers times b's, products and sums in fp32.
+inline void add_products(Vector& sums, Pair a, Pairs b) {
+#ifdef __AVX512BF16__
+    sums = (Vector)_mm512_dpbf16_ps((__m512)sums, (__m512bh)_mm512_set1_epi32(int(a)), (__m512bh)b);
+#else
+    const Pairs lower = b << 16, upper = b & 0xffff0000u;
+    sums += widen(bf16(a)) * (Vector)lower + widen(bf16(a >> 16)) * (Vector)upper;
+#endif
+}
+
 constexpr int BLOCK = 4;  // rows of a product that are computed together
 
-// c (rows, width) = a (rows, SIZE) times b (SIZE, width); width is a multiple of LANES.
-template <int SIZE>
-void times_transposed(const float* a, const float* b, float* c, int rows, int width) {
+// c (rows, width) = a (rows, 2 * count) times b (2 * count, width). a's pair k of row i lies at i * down + k * right;
+// b's, of rows 2 k and 2 k + 1, at k * width + column; width is a multiple of LANES.
+void multiply(const Pair* a, int64_t down, int64_t right, const Pair* b, float* c, int rows, int count, int width) {
     for (int i = 0; i < rows; i += BLOCK) {
         const int last = rows - 1;  // rows beyond the last are computed as the last
-        const float* rows_of_a[BLOCK];
-        for (int r = 0; r < BLOCK; r++) rows_of_a[r] = a + std::min(i + r, last) * SIZE;
+        const Pair* rows_of_a[BLOCK];
+        for (int r = 0; r < BLOCK; r++) rows_of_a[r] = a + std::min(i + r, last) * down;
         for (int j = 0; j < width; j += 2 * LANES) {
             const int next = std::min(j + LANES, width - LANES);  // of an odd number of vectors one is computed twice
             Vector sums[BLOCK][2] = {};
-            for (int k = 0; k < SIZE; k++) {
-                Vector left = load(b + k * width + j), right = load(b + k * width + next);
+            for (int k = 0; k < count; k++) {
+                Pairs left, right_one;
+                std::memcpy(&left, b + k * width + j, sizeof left);
+                std::memcpy(&right_one, b + k * width + next, sizeof right_one);
                 for (int r = 0; r < BLOCK; r++) {
-                    sums[r][0] += rows_of_a[r][k] * left;
-                    sums[r][1] += rows_of_a[r][k] * right;
+                    const Pair pair = rows_of_a[r][k * right];
+                    add_products(sums[r][0], pair, left);
+                    add_products(sums[r][1], pair, right_one);
                 }
             }
             for (int r = 0; r < BLOCK; r++) {
@@ -126,37 +147,25 @@ void times_transposed(const float* a, const float* b, float* c, int rows, int wi
     }
 }
 
-// c (rows, SIZE) = a (rows, count) times b (count, SIZE), where a's element (i, j) lies at i * down + j * right.
-template <int SIZE>
-void times(const float* a, int down, int right, const float* b, float* c, int rows, int count) {
-    constexpr int VECTORS = SIZE / LANES;
-    for (int i = 0; i < rows; i += BLOCK) {
-        const int last = rows - 1;
-        const float* rows_of_a[BLOCK];
-        for (int r = 0; r < BLOCK; r++) rows_of_a[r] = a + std::min(i + r, last) * down;
-        Vector sums[BLOCK][VECTORS] = {};
-        for (int j = 0; j < count; j++) {
-            for (int v = 0; v < VECTORS; v++) {
-                Vector part = load(b + j * SIZE + v * LANES);
-                for (int r = 0; r < BLOCK; r++) sums[r][v] += rows_of_a[r][j * right] * part;
-            }
-        }
-        for (int r = 0; r < BLOCK; r++)
-            for (int v = 0; v < VECTORS; v++) store(c + std::min(i + r, last) * SIZE + v * LANES, sums[r][v]);
+inline const Pair* pairs(const bf16* numbers) { return reinterpret_cast<const Pair*>(numbers); }
+
+// Rows, `stride` numbers apart, as the other side of a product of which they are columns: (size / 2, width).
+void columns_of(const bf16* source, int64_t stride, int rows, int size, int width, Pair* target) {
+    for (int k = 0; k < size / 2; k++) {
+        for (int i = 0; i < rows; i++) target[k * width + i] = pairs(source + i * stride)[k];
+        std::fill(target + k * width + rows, target + (k + 1) * width, 0u);
     }
 }
 
-template <int SIZE>
-void read_head(const bf16* source, int64_t stride, int rows, float* target) {
-    for (int i = 0; i < rows; i++)
-        for (int k = 0; k < SIZE; k++) target[i * SIZE + k] = widen(source[i * stride + k]);
-}
-
-template <int SIZE>
-void read_head_transposed(const bf16* source, int64_t stride, int rows, int width, float* target) {
-    for (int k = 0; k < SIZE; k++) {
-        for (int i = 0; i < rows; i++) target[k * width + i] = widen(source[i * stride + k]);
-        std::fill(target + k * width + rows, target + (k + 1) * width, 0.0f);
+// Rows two by two, as the other side of a product of which they are rows: (half of the rows, rounded up, size).
+void rows_of(const bf16* source, int64_t stride, int rows, int size, Pair* target) {
+    for (int i = 0; i < rows; i += 2) {
+        const bf16 *first = source + i * stride, *second = first + stride;
+        Pair* pair = target + i / 2 * size;
+        if (i + 1 < rows)
+            for (int k = 0; k < size; k++) pair[k] = first[k] | Pair(second[k]) << 16;
+        else
+            for (int k = 0; k < size; k++) pair[k] = first[k];
     }
 }
 
@@ -210,18 +219,18 @@ void attend(const Attention& task, bf16* out, int64_t out_stride) {
     for (int number = 0; number < task.rows * task.heads; number++) {
         const Text& text = texts[number / task.heads];
         const int head = number % task.heads, width = text.width;
-        float* memory = scratch(SIZE * (2 * text.queries + text.keys + width) + 2 * text.queries * width);
-        float *query = memory, *mixed = query + SIZE * text.queries, *value = mixed + SIZE * text.queries;
-        float *key = value + SIZE * text.keys, *used = key + SIZE * width;
-        float* factors = used + text.queries * width;
-        const int64_t offset = head * SIZE, cell = text.cells + int64_t(head) * text.queries * width;
-        read_head<SIZE>(task.query + text.first_query * task.query_stride + offset, task.query_stride, text.queries, query);
-        read_head_transposed<SIZE>(
-            task.key + text.first_key * task.key_stride + offset, task.key_stride, text.keys, width, key);
-        read_head<SIZE>(task.value + text.first_key * task.key_stride + offset, task.key_stride, text.keys, value);
-        times_transposed<SIZE>(query, key, used, text.queries, width);
-        task.dropout.factors(number, text.queries * width, factors);
-        for (int i = 0; i < text.queries; i++) {
+        const int queries = text.queries, half = (text.keys + 1) / 2;
+        float* memory = scratch(SIZE * (queries + width / 2 + half) + queries * (2 * width + width / 2));
+        float *mixed = memory, *used = mixed + SIZE * queries, *factors = used + queries * width;
+        Pair *key = reinterpret_cast<Pair*>(factors + queries * width), *value = key + SIZE / 2 * width;
+        bf16* low = reinterpret_cast<bf16*>(value + SIZE * half);  // (queries, width): as used in the second product
+        const int64_t offset = head * SIZE, cell = text.cells + int64_t(head) * queries * width;
+        const bf16* query = task.query + text.first_query * task.query_stride + offset;
+        columns_of(task.key + text.first_key * task.key_stride + offset, task.key_stride, text.keys, SIZE, width, key);
+        rows_of(task.value + text.first_key * task.key_stride + offset, task.key_stride, text.keys, SIZE, value);
+        multiply(pairs(query), task.query_stride / 2, 1, key, used, queries, SIZE / 2, width);
+        task.dropout.factors(number, queries * width, factors);
+        for (int i = 0; i < queries; i++) {
             float *row = used + i * width, *weights = task.weights ? task.weights + cell + int64_t(i) * width : row;
             float largest = row[0], sum = 0;
             for (int j = 0; j < text.keys; j++) largest = std::max(largest, row[j]);
@@ -230,10 +239,10 @@ void attend(const Attention& task, bf16* out, int64_t out_stride) {
             const float inverse = 1 / sum;
             for (int j = 0; j < text.keys; j++) weights[j] = row[j] * inverse;
             for (int j = text.keys; j < width; j++) weights[j] = 0;
-            for (int j = 0; j < width; j++) row[j] = weights[j] * factors[i * width + j];
+            for (int j = 0; j < width; j++) low[i * width + j] = narrow(weights[j] * factors[i * width + j]);
         }
-        times<SIZE>(used, width, 1, value, mixed, text.queries, text.keys);
-        write_head<SIZE>(mixed, text.queries, out + text.first_query * out_stride + offset, out_stride);
+        multiply(pairs(low), width / 2, 1, value, mixed, queries, half, SIZE);
+        write_head<SIZE>(mixed, queries, out + text.first_query * out_stride + offset, out_stride);
     }
 }
 
@@ -246,17 +255,21 @@ void attend_back(
     for (int number = 0; number < task.rows * task.heads; number++) {
         const Text& text = texts[number / task.heads];
         const int head = number % task.heads, width = text.width, queries = text.queries, keys = text.keys;
-        float* memory = scratch(SIZE * (2 * queries + keys + width + std::max(queries, keys)) + 2 * queries * width);
-        float *query = memory, *incoming = query + SIZE * queries, *key = incoming + SIZE * queries;
-        float *value = key + SIZE * keys, *result = value + SIZE * width;
-        float *used = result + SIZE * std::max(queries, keys), *scores = used + queries * width;
+        const int half_queries = (queries + 1) / 2, half_keys = (keys + 1) / 2;
+        const size_t sides = SIZE * (2 * half_queries + half_keys + width / 2);
+        float* memory = scratch(SIZE * std::max(queries, keys) + sides + width * (3 * queries + 2 * half_queries));
+        float *result = memory, *used = result + SIZE * std::max(queries, keys), *scores = used + queries * width;
+        Pair *query = reinterpret_cast<Pair*>(scores + queries * width), *incoming = query + SIZE * half_queries;
+        Pair *key = incoming + SIZE * half_queries, *value = key + SIZE * half_keys;
+        Pair *used_pairs = value + SIZE / 2 * width, *score_pairs = used_pairs + width * half_queries;
+        bf16 *low_used = reinterpret_cast<bf16*>(score_pairs + width * half_queries), *low_scores = low_used + queries * width;
         const int64_t offset = head * SIZE, cell = text.cells + int64_t(head) * queries * width;
-        read_head<SIZE>(task.query + text.first_query * task.query_stride + offset, task.query_stride, queries, query);
-        read_head<SIZE>(gradient + text.first_query * gradient_stride + offset, gradient_stride, queries, incoming);
-        read_head<SIZE>(task.key + text.first_key * task.key_stride + offset, task.key_stride, keys, key);
-        read_head_transposed<SIZE>(
-            task.value + text.first_key * task.key_stride + offset, task.key_stride, keys, width, value);
-        times_transposed<SIZE>(incoming, value, scores, queries, width);
+        const bf16* given = gradient + text.first_query * gradient_stride + offset;
+        rows_of(task.query + text.first_query * task.query_stride + offset, task.query_stride, queries, SIZE, query);
+        rows_of(given, gradient_stride, queries, SIZE, incoming);
+        rows_of(task.key + text.first_key * task.key_stride + offset, task.key_stride, keys, SIZE, key);
+        columns_of(task.value + text.first_key * task.key_stride + offset, task.key_stride, keys, SIZE, width, value);
+        multiply(pairs(given), gradient_stride / 2, 1, value, scores, queries, SIZE / 2, width);
         task.dropout.factors(number, queries * width, used);
         for (int i = 0; i < queries; i++) {
             const float* weights = task.weights + cell + int64_t(i) * width;
@@ -267,13 +280,18 @@ void attend_back(
                 seen[j] *= weights[j];
             }
             for (int j = 0; j < width; j++) sum += row[j] * weights[j];
-            for (int j = 0; j < width; j++) row[j] = task.alpha * weights[j] * (row[j] - sum);
+            for (int j = 0; j < width; j++) {
+                low_scores[i * width + j] = narrow(task.alpha * weights[j] * (row[j] - sum));
+                low_used[i * width + j] = narrow(seen[j]);
+            }
         }
-        times<SIZE>(scores, width, 1, key, result, queries, keys);
+        rows_of(low_scores, width, queries, width, score_pairs);
+        rows_of(low_used, width, queries, width, used_pairs);
+        multiply(pairs(low_scores), width / 2, 1, key, result, queries, half_keys, SIZE);
         write_head<SIZE>(result, queries, to_query + text.first_query * to_query_stride + offset, to_query_stride);
-        times<SIZE>(scores, 1, width, query, result, keys, queries);
+        multiply(score_pairs, 1, width, query, result, keys, half_queries, SIZE);
         write_head<SIZE>(result, keys, to_key + text.first_key * to_key_stride + offset, to_key_stride);
-        times<SIZE>(used, 1, width, incoming, result, keys, queries);
+        multiply(used_pairs, 1, width, incoming, result, keys, half_queries, SIZE);
         write_head<SIZE>(result, keys, to_value + text.first_key * to_key_stride + offset, to_key_stride);
     }
 }
@@ -460,6 +478,35 @@ void residual_norm_backward(
             dropout->factors(i, size, keep);
             for (int j = 0; j < size; j++) to_values[start + j] = narrow(result[j] * keep[j]);
         }
+    }
+}
+
+// Weights, one behind the other, rounded.
+void join_low(const float* const* parts, const int64_t* counts, int number, bf16* out, int threads) {
+    for (int part = 0; part < number; out += counts[part++]) {
+        const float* source = parts[part];
+        bf16* target = out;
+        const int64_t count = counts[part];
+#pragma omp parallel for simd schedule(static) num_threads(threads) if (count > CHUNK)
+        for (int64_t i = 0; i < count; i++) target[i] = narrow(source[i]);
+    }
+}
+
+// The sum of each column, rounded.
+void column_sums(const bf16* in, int64_t rows, int64_t columns, bf16* out, int threads) {
+    constexpr int PART = 4 * LANES;
+#pragma omp parallel for schedule(static) num_threads(threads)
+    for (int64_t begin = 0; begin < columns; begin += PART) {
+        const int count = int(std::min<int64_t>(PART, columns - begin));
+        float sums[PART] = {};
+        for (int64_t i = 0; i < rows; i++) {
+            const bf16* row = in + i * columns + begin;
+            if (count == PART)
+                for (int j = 0; j < PART; j++) sums[j] += widen(row[j]);
+            else
+                for (int j = 0; j < count; j++) sums[j] += widen(row[j]);
+        }
+        for (int j = 0; j < count; j++) out[begin + j] = narrow(sums[j]);
     }
 }
 

@@ -6,6 +6,8 @@ import torch
 from torch import nn
 from torch.autograd.function import once_differentiable
 
+from tuneledger.learn.packed import native
+
 
 def linear(values: torch.Tensor, *modules: nn.Linear) -> torch.Tensor:
     """The outputs of `modules` for the same values, one beside the other; computed in the type of `values`.
@@ -13,15 +15,15 @@ def linear(values: torch.Tensor, *modules: nn.Linear) -> torch.Tensor:
     A weight's gradient is computed in that type too, and in the order in which the weight is stored, where autograd's
     own comes transposed and has to be turned around. If the weight's `grad_dtype` asks for another, torch casts it.
     """
-    return _Linear.apply(values, *(p for module in modules for p in (module.weight, module.bias)))
+    return _Linear.apply(values, *(module.weight for module in modules), *(module.bias for module in modules))
 
 
 class _Linear(torch.autograd.Function):
     @staticmethod
     def forward(ctx, values: torch.Tensor, *parameters: torch.Tensor) -> torch.Tensor:
-        weight, bias = (_joined(parameters[kind::2], values.dtype) for kind in (0, 1))
+        weight, bias = _joined(parameters, values.dtype)
         ctx.save_for_backward(values, weight)
-        ctx.sizes = [len(part) for part in parameters[::2]]
+        ctx.sizes = [len(part) for part in parameters[: len(parameters) // 2]]
         return nn.functional.linear(values, weight, bias)
 
     @staticmethod
@@ -31,10 +33,23 @@ class _Linear(torch.autograd.Function):
         to_values = gradient @ weight if ctx.needs_input_grad[0] else None
         if not any(ctx.needs_input_grad[1:]):
             return to_values, *[None] * (2 * len(ctx.sizes))
-        weights = (gradient.t() @ values).split(ctx.sizes)
-        biases = gradient.sum(dim=0).split(ctx.sizes)
-        return to_values, *(part for pair in zip(weights, biases, strict=True) for part in pair)
+        to_weight = gradient.t() @ values
+        to_bias = native.column_sums(gradient) if native.available(gradient.dtype) else gradient.sum(dim=0)
+        if len(ctx.sizes) == 1:
+            return to_values, to_weight, to_bias
+        return to_values, *to_weight.split(ctx.sizes), *to_bias.split(ctx.sizes)
 
 
-def _joined(parts: tuple[torch.Tensor, ...], dtype: torch.dtype) -> torch.Tensor:
-    return parts[0].to(dtype) if len(parts) == 1 else torch.cat([part.to(dtype) for part in parts])
+def _joined(parameters: tuple[torch.Tensor, ...], dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+    """One weight and one bias of the first half of the parameters, which are weights, and of the others."""
+    half = len(parameters) // 2
+    weights, biases = parameters[:half], parameters[half:]
+    if native.available(dtype):
+        width = weights[0].shape[1]
+        rows = sum(len(weight) for weight in weights)
+        both = native.joined(parameters)
+        return both[: rows * width].view(rows, width), both[rows * width :]
+    return tuple(
+        parts[0].to(dtype) if half == 1 else torch.cat([part.to(dtype) for part in parts])
+        for parts in (weights, biases)
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import nn
@@ -38,6 +39,26 @@ def residual_norm(residual: torch.Tensor, values: torch.Tensor, norm: nn.LayerNo
 def gelu(values: torch.Tensor) -> torch.Tensor:
     """x times the normal distribution's probability below x, element by element."""
     return _Gelu.apply(values)
+
+
+def joined(parts: Sequence[torch.Tensor]) -> torch.Tensor:
+    """All numbers of contiguous float32 tensors, one tensor behind the other, in bf16."""
+    counts = [part.numel() for part in parts]
+    out = torch.empty(sum(counts), dtype=torch.bfloat16)
+    addresses = (ctypes.c_void_p * len(parts))(*(part.data_ptr() for part in parts))
+    lengths = (ctypes.c_int64 * len(parts))(*counts)
+    kernels().join_low(addresses, lengths, len(parts), _at(out), torch.get_num_threads())
+    return out
+
+
+def column_sums(values: torch.Tensor) -> torch.Tensor:
+    """`values.sum(dim=0)` of a matrix."""
+    values = values.contiguous()
+    rows, columns = values.shape
+    out = values.new_empty(columns)
+    threads = torch.get_num_threads()
+    kernels().column_sums(_at(values), ctypes.c_int64(rows), ctypes.c_int64(columns), _at(out), threads)
+    return out
 
 
 class _Dropout(ctypes.Structure):
