@@ -60,12 +60,13 @@ class KernelAdamW(torch.optim.AdamW):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        held, rows = [], []  # held: what the records point to
+        held: list[Any] = []  # what the records point to
+        parts = [np.zeros(0, dtype=RECORD)]
         for group in self.param_groups:
-            for parameter in group["params"]:
-                if parameter.grad is not None:
-                    rows.append(_record(parameter, self._moments(parameter), group, held))
-        records = np.array(rows, dtype=RECORD)
+            parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
+            if parameters:
+                parts.append(_records(parameters, [self._moments(p) for p in parameters], group, held))
+        records = np.concatenate(parts)
         largest = ctypes.c_double(self.largest_norm or 0)
         kernels().adamw(ctypes.c_void_p(records.ctypes.data), len(records), largest, torch.get_num_threads())
         self.largest_norm = None
@@ -77,11 +78,38 @@ class KernelAdamW(torch.optim.AdamW):
             state["step"] = torch.zeros((), dtype=torch.float32)
             state["exp_avg"] = torch.zeros_like(parameter)
             state["exp_avg_sq"] = torch.zeros_like(parameter)
-        state["step"] += 1
         return state
 
 
-def _record(parameter: torch.Tensor, state: dict[str, torch.Tensor], group: dict[str, Any], held: list) -> tuple:
+def _records(
+    parameters: list[torch.Tensor], states: list[dict[str, torch.Tensor]], group: dict[str, Any], held: list[Any]
+) -> np.ndarray:
+    """What the kernel needs to know of a group's parameters for their next step, a column at a time."""
+    steps = [state["step"] for state in states]
+    torch._foreach_add_(steps, 1)
+    taken = torch.stack(steps).double().numpy()
+    gradients, slots = zip(*(_gradient(parameter) for parameter in parameters), strict=True)
+    held += [gradients, slots]
+    beta1, beta2 = group["betas"]
+    records = np.zeros(len(parameters), dtype=RECORD)
+    records["values"] = [parameter.data_ptr() for parameter in parameters]
+    records["first"] = [state["exp_avg"].data_ptr() for state in states]
+    records["second"] = [state["exp_avg_sq"].data_ptr() for state in states]
+    records["gradient"] = [gradient.data_ptr() for gradient in gradients]
+    records["slots"] = [0 if rows is None else rows.data_ptr() for rows in slots]
+    records["count"] = [parameter.numel() for parameter in parameters]
+    records["width"] = [parameter.shape[-1] if parameter.ndim else 1 for parameter in parameters]
+    records["given"] = [gradient.numel() for gradient in gradients]
+    records["low"] = [gradient.dtype == torch.bfloat16 for gradient in gradients]
+    records["rate"], records["decay"] = group["lr"], group["weight_decay"]
+    records["beta1"], records["rest1"], records["correction1"] = beta1, 1 - beta1, 1 - beta1**taken
+    records["beta2"], records["rest2"], records["correction2"] = beta2, 1 - beta2, 1 - beta2**taken
+    records["epsilon"] = group["eps"]
+    return records
+
+
+def _gradient(parameter: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """The gradient's numbers as they lie in memory, and of a sparse one the row of each of the parameter's, or -1."""
     gradient, slots = parameter.grad, None
     if gradient.is_sparse:
         gradient = gradient.coalesce()
@@ -90,26 +118,4 @@ def _record(parameter: torch.Tensor, state: dict[str, torch.Tensor], group: dict
         gradient = gradient.values()
     if gradient.dtype not in (torch.float32, torch.bfloat16):
         gradient = gradient.float()
-    gradient = gradient.contiguous()
-    held += [gradient, slots]
-    step, (beta1, beta2) = state["step"].item(), group["betas"]
-    return (
-        parameter.data_ptr(),
-        state["exp_avg"].data_ptr(),
-        state["exp_avg_sq"].data_ptr(),
-        gradient.data_ptr(),
-        0 if slots is None else slots.data_ptr(),
-        parameter.numel(),
-        parameter.shape[-1] if parameter.ndim else 1,
-        gradient.numel(),
-        gradient.dtype == torch.bfloat16,
-        group["lr"],
-        group["weight_decay"],
-        beta1,
-        1 - beta1,
-        beta2,
-        1 - beta2,
-        1 - beta1**step,
-        1 - beta2**step,
-        group["eps"],
-    )
+    return gradient.contiguous(), slots
