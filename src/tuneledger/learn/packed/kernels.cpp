@@ -1,6 +1,6 @@
 // What a training step does beside its matrix products, each in one pass over memory: attention, the sum and norm at
-// the end of a block, GELU, the optimizer. bf16 is stored as 16-bit integers; sums and all else but factors
-// of attention's products are in fp32.
+// the end of a block, GELU, the optimizer. bf16 is stored as 16-bit integers; arithmetic is in fp32, to
+// which the products of attention add up.
 
 #include <algorithm>
 #include <cmath>
@@ -15,7 +15,11 @@
 namespace {
 
 using bf16 = uint16_t;
+#ifdef __AVX512F__
 constexpr int LANES = 16;
+#else
+constexpr int LANES = 8;  // wider vectors than the processor's are kept in memory
+#endif
 typedef float Vector __attribute__((vector_size(LANES * sizeof(float))));
 
 inline float widen(bf16 value) {
@@ -32,8 +36,9 @@ inline bf16 narrow(float value) {
     return value != value ? bf16(0x7fc0) : bf16((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
 }
 
-inline Vector load(const float* source) {
-    Vector result;
+template <typename Wide, typename Number>
+inline Wide load(const Number* source) {
+    Wide result;
     std::memcpy(&result, source, sizeof result);
     return result;
 }
@@ -107,7 +112,7 @@ inline void normal(float x, float* below, float* density) {
 typedef uint32_t __attribute__((may_alias)) Pair;
 typedef uint32_t Pairs __attribute__((vector_size(LANES * sizeof(uint32_t))));
 
-// sums += a's two numbers times b's, products and sums in fp32.
+// sums += a's two numbers times b's, products and sums in fp32. The instruction takes numbers below 2^-126 as 0.
 inline void add_products(Vector& sums, Pair a, Pairs b) {
 #ifdef __AVX512BF16__
     sums = (Vector)_mm512_dpbf16_ps((__m512)sums, (__m512bh)_mm512_set1_epi32(int(a)), (__m512bh)b);
@@ -130,13 +135,11 @@ void multiply(const Pair* a, int64_t down, int64_t right, const Pair* b, float* 
             const int next = std::min(j + LANES, width - LANES);  // of an odd number of vectors one is computed twice
             Vector sums[BLOCK][2] = {};
             for (int k = 0; k < count; k++) {
-                Pairs left, right_one;
-                std::memcpy(&left, b + k * width + j, sizeof left);
-                std::memcpy(&right_one, b + k * width + next, sizeof right_one);
+                const Pairs here = load<Pairs>(b + k * width + j), there = load<Pairs>(b + k * width + next);
                 for (int r = 0; r < BLOCK; r++) {
                     const Pair pair = rows_of_a[r][k * right];
-                    add_products(sums[r][0], pair, left);
-                    add_products(sums[r][1], pair, right_one);
+                    add_products(sums[r][0], pair, here);
+                    add_products(sums[r][1], pair, there);
                 }
             }
             for (int r = 0; r < BLOCK; r++) {
@@ -487,7 +490,7 @@ void join_low(const float* const* parts, const int64_t* counts, int number, bf16
         const float* source = parts[part];
         bf16* target = out;
         const int64_t count = counts[part];
-#pragma omp parallel for simd schedule(static) num_threads(threads) if (count > CHUNK)
+#pragma omp parallel for simd schedule(static) num_threads(threads) if (parallel : count > CHUNK)
         for (int64_t i = 0; i < count; i++) target[i] = narrow(source[i]);
     }
 }

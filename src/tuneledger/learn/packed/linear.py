@@ -41,15 +41,15 @@ class _Linear(torch.autograd.Function):
 
 
 def _joined(parameters: tuple[torch.Tensor, ...], dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
-    """One weight and one bias of the first half of the parameters, which are weights, and of the others."""
+    """One weight and one bias, of parameters of which the first half are weights."""
     half = len(parameters) // 2
-    weights, biases = parameters[:half], parameters[half:]
     if native.available(dtype):
-        width = weights[0].shape[1]
-        rows = sum(len(weight) for weight in weights)
+        width = parameters[0].shape[1]
+        size = width * sum(len(weight) for weight in parameters[:half])
         both = native.joined(parameters)
-        return both[: rows * width].view(rows, width), both[rows * width :]
-    return tuple(
-        parts[0].to(dtype) if half == 1 else torch.cat([part.to(dtype) for part in parts])
-        for parts in (weights, biases)
-    )
+        return both[:size].view(-1, width), both[size:]
+    return _beside(parameters[:half], dtype), _beside(parameters[half:], dtype)
+
+
+def _beside(parts: tuple[torch.Tensor, ...], dtype: torch.dtype) -> torch.Tensor:
+    return parts[0].to(dtype) if len(parts) == 1 else torch.cat([part.to(dtype) for part in parts])

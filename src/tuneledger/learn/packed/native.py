@@ -42,7 +42,8 @@ def gelu(values: torch.Tensor) -> torch.Tensor:
 
 
 def joined(parts: Sequence[torch.Tensor]) -> torch.Tensor:
-    """All numbers of contiguous float32 tensors, one tensor behind the other, in bf16."""
+    """All numbers of some tensors, one tensor behind the other, in bf16."""
+    parts = [_plain(part) for part in parts]
     counts = [part.numel() for part in parts]
     out = torch.empty(sum(counts), dtype=torch.bfloat16)
     addresses = (ctypes.c_void_p * len(parts))(*(part.data_ptr() for part in parts))
@@ -224,6 +225,12 @@ class _Gelu(torch.autograd.Function):
         count = ctypes.c_int64(values.numel())
         kernels().gelu_backward(_at(values), _at(gradient), _at(out), count, torch.get_num_threads())
         return out
+
+
+def _plain(tensor: torch.Tensor) -> torch.Tensor:
+    """The tensor in float32 and without gaps, which weights nearly always are."""
+    plain = tensor.dtype == torch.float32 and tensor.is_contiguous()
+    return tensor if plain else tensor.float().contiguous()
 
 
 def _at(tensor: torch.Tensor | None) -> ctypes.c_void_p:
