@@ -46,7 +46,13 @@ CONTESTANTS = {
     "tuned": Contestant("trainer.py", OWN, "transformers.Trainer with the flags that help: bf16, grouped by length"),
     "ours": Contestant("ours.py", SAME, "tuneledger in bf16", (*LECTURE, BF16)),
     "ours_fp32": Contestant("ours.py", SAME, "tuneledger in fp32", LECTURE),
-    "open": Contestant("ours.py", OWN, "tuneledger in bf16 by a recipe of its own, experiment=pairs", PAIRS, open=True),
+    "open": Contestant(
+        "ours.py",
+        OWN,
+        "tuneledger in bf16 by another recipe, experiment=pairs: 5 epochs, batches of 16, its own head",
+        PAIRS,
+        open=True,
+    ),
 }
 
 

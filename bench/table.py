@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -75,8 +76,10 @@ def by_seed(runs: list[Run], figure: Callable[[Run], float]) -> dict[str, BySeed
 
 
 def clock_table(runs: list[Run], clock: str) -> str:
-    """Of contestants with the lecture's recipe; another one's steps are others."""
-    values = by_seed([run for run in runs if not CONTESTANTS[run["contestant"]].open], lambda run: run[clock])
+    """Empty without runs, as of a step, of which an open contestant has others."""
+    if clock == "ms_per_step":
+        runs = [run for run in runs if not CONTESTANTS[run["contestant"]].open]
+    values = by_seed(runs, lambda run: run[clock])
     peers = [peer for peer in PEERS if peer in values]
     rows = []
     for name, seeds in values.items():
@@ -86,7 +89,12 @@ def clock_table(runs: list[Run], clock: str) -> str:
         ]
         rows.append([name, CONTESTANTS[name].batches, len(seeds), *figures, *ratios])
     columns = ["", "batches", "runs", "median", "min", "max", "mean without these two"]
-    return markdown([*columns, *(f"{peer} ÷ this" for peer in peers)], rows, text_columns=2)
+    return markdown([*columns, *(f"{peer} ÷ this" for peer in peers)], rows, text_columns=2) if rows else ""
+
+
+def target(runs: list[Run]) -> float:
+    """The F1 with which `as_written`'s median run ends; of two in the middle the lower, so that half reach it."""
+    return statistics.median_low([run["epochs"][-1]["f1"] for run in runs if run["contestant"] == "as_written"])
 
 
 def seconds_to(run: Run, f1: float) -> float:
@@ -95,26 +103,17 @@ def seconds_to(run: Run, f1: float) -> float:
 
 
 def target_table(runs: list[Run]) -> str:
-    """How long each contestant takes to the median F1 with which `as_written` ends; a run that never does, for ever."""
+    """How long each contestant takes to `target`; a run that never gets there takes for ever."""
     goal = target(runs)
     values = by_seed(runs, lambda run: seconds_to(run, goal))
-    whole = by_seed(runs, lambda run: run["epochs"][-1]["since_start"])["as_written"]
+    medians = {name: statistics.median_low(seeds.values()) for name, seeds in values.items()}
     rows = []
     for name, seeds in values.items():
-        median = float(np.median([*seeds.values()]))
-        reached = [seconds for seconds in seeds.values() if seconds < math.inf]
-        figures = [ABSENT, ABSENT, ABSENT]
-        if median < math.inf:
-            first = float(np.median([*values["as_written"].values()]))
-            figures = [number(median, 1), number(first / median, 2), number(np.median([*whole.values()]) / median, 2)]
-        rows.append([name, f"{len(reached)} of {len(seeds)}", *figures])
-    columns = ["", "runs that reach it", "median, s", "as_written to the same ÷ this", "as_written to its end ÷ this"]
-    return markdown(columns, rows)
-
-
-def target(runs: list[Run]) -> float:
-    """The median over seeds of the F1 with which `as_written` ends."""
-    return float(np.median([run["epochs"][-1]["f1"] for run in runs if run["contestant"] == "as_written"]))
+        reached = sum(seconds < math.inf for seconds in seeds.values())
+        figures = [number(medians[name], 1), number(medians["as_written"] / medians[name], 2)]
+        figures = figures if medians[name] < math.inf else [ABSENT, ABSENT]
+        rows.append([name, f"{reached} of {len(seeds)}", *figures])
+    return markdown(["", "runs that reach it", "median, s", "as_written ÷ this"], rows)
 
 
 def quality_table(runs: list[Run]) -> str:
@@ -166,13 +165,14 @@ def page(runs: list[Run], facts: dict[str, Any]) -> str:
     kernels = f"Our kernels {'were' if facts['compiled_kernels'] else 'could not be'} compiled"
     made_by = f"Commit {' and '.join(facts['commits'])}; `{facts['command']}`"
     parts = [
-        "# all-MiniLM-L6-v2 on MRPC: 3 epochs, batch 8, at most 128 tokens",
+        "# all-MiniLM-L6-v2 on MRPC: 3 epochs, batches of 8, at most 128 tokens, unless said otherwise",
         "\n".join(f"- `{name}`: {CONTESTANTS[name].what}" for name in by_seed(runs, len)),
         f"{facts['cpu']}, {facts['cores']} cores; Python {facts['python']}, {versions}. {kernels}. {made_by}.",
         "Brackets hold 95 % bootstrap intervals over seeds; a ratio is one of medians.",
     ]
     for clock in ["ms_per_step"] if short else CLOCKS:
-        parts += [f"## {CLOCKS[clock]}", clock_table(runs, clock)]
+        lines = clock_table(runs, clock)
+        parts += [f"## {CLOCKS[clock]}", lines] if lines else []
     if not short and any(run["contestant"] == "as_written" for run in runs):
         parts += [f"## From the start of the process to an F1 of {number(target(runs), 4)}", target_table(runs)]
     if not short:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from types import ModuleType
 
 import numpy as np
@@ -110,13 +111,18 @@ class TestTimeToAnF1:
         runs += [self.run("open", n, 0.84, 0.86 if n else 0.83, epoch_seconds=10.0) for n in range(3)]
         assert table.target(runs) == 0.85
         lines = table.target_table(runs).splitlines()
-        assert "| as_written | 3 of 3 | 200.0 | 1.00 | 1.50 |" in lines
-        assert "| open | 2 of 3 | 20.0 | 10.00 | 15.00 |" in lines
+        assert "| as_written | 3 of 3 | 200.0 | 1.00 |" in lines
+        assert "| open | 2 of 3 | 20.0 | 10.00 |" in lines
+
+    def test_of_two_in_the_middle_the_lower_counts(self, table):
+        runs = [self.run("as_written", n, 0.80 + 0.02 * n, epoch_seconds=100.0 + n) for n in range(4)]
+        assert table.target(runs) == pytest.approx(0.82)
+        assert "| as_written | 3 of 4 | 102.0 | 1.00 |" in table.target_table(runs)
 
     def test_a_contestant_that_mostly_fails_has_no_time(self, table):
         runs = [self.run("as_written", n, 0.85, epoch_seconds=100.0) for n in range(3)]
         runs += [self.run("open", n, 0.84 + 0.01 * (n == 0), epoch_seconds=10.0) for n in range(3)]
-        assert "| open | 1 of 3 | - | - | - |" in table.target_table(runs).replace(table.ABSENT, "-")
+        assert "| open | 1 of 3 | - | - |" in table.target_table(runs).replace(table.ABSENT, "-")
 
 
 class TestAblation:
@@ -126,22 +132,66 @@ class TestAblation:
 
         return ablation
 
-    def test_every_variant_can_be_composed_and_is_another_one(self, ablation):
-        composed = [repr(compose(list(settings))) for settings in ablation.VARIANTS.values()]
-        assert len(set(composed)) == len(ablation.VARIANTS)
+    @pytest.mark.parametrize("judged_on", ["held_out", "dev"])
+    def test_every_variant_can_be_composed_and_is_another_one(self, ablation, judged_on):
+        composed = [compose(ablation.Job(variant, judged_on, 3).settings) for variant in ablation.VARIANTS]
+        assert len({repr(config) for config in composed}) == len(ablation.VARIANTS)
+        assert {config["data"]["split_seed"] for config in composed} == {3 if judged_on == "held_out" else 1}
+        assert {config["seed"] for config in composed} == {3}
+
+    def runs(self, ablation, variant: str) -> list[dict]:
+        made_by = {"cpu": "a processor", "versions": "torch 2", "commit": "c", "data_sha256": {"train.tsv": "a"}}
+        jobs = [ablation.Job(variant, where, seed) for where in ablation.JUDGED_ON for seed in (1, 2, 3)]
+        scores = {1: 0.7, 2: 0.75, 3: 0.86}
+        return [
+            {**job._asdict(), "settings": job.settings, **made_by}
+            | {"epochs": [{"accuracy": 0.1, "f1": 0.1}, {"accuracy": scores[job.seed], "f1": scores[job.seed] + 0.05}]}
+            for job in jobs
+        ]
 
     def test_the_page_has_means_of_held_out_rows_and_medians_of_dev(self, ablation):
         variant = list(ablation.VARIANTS)[1]
-        runs = [
-            {"variant": variant, "judged_on": where, "seed": seed, "cpu": "a processor", "commit": "c"}
-            | {"epochs": [{"accuracy": 0.1, "f1": 0.1}, {"accuracy": score, "f1": score + 0.05}]}
-            for where in ablation.JUDGED_ON
-            for seed, score in enumerate((0.7, 0.75, 0.86))
-        ]
-        page = ablation.page(runs, {"versions": {"torch": "2"}, "command": "x"})
+        page = ablation.page(self.runs(ablation, variant), "python bench/ablation.py")
         scores = "| 3 | 0.7700 | 0.8200 | 0.700 to 0.860 | 3 | 0.7500 | 0.8000 | 0.700 to 0.860 |"
         assert f"| {variant} {scores}" in page
         assert page.count("| 0 |") == 2 * (len(ablation.VARIANTS) - 1)
+
+    def test_runs_are_kept_while_their_settings_and_data_are_todays(self, ablation, monkeypatch):
+        variant = list(ablation.VARIANTS)[1]
+        runs = self.runs(ablation, variant)
+        assert ablation.still_wanted(runs, {"train.tsv": "a"}) == runs
+        assert ablation.still_wanted(runs, {"train.tsv": "b"}) == []
+        monkeypatch.setattr(ablation, "HELD_OUT", (*ablation.HELD_OUT, "data.validation_fraction=0.3"))
+        assert [run["judged_on"] for run in ablation.still_wanted(runs, {"train.tsv": "a"})] == ["dev"] * 3
+        monkeypatch.setitem(ablation.VARIANTS, variant, ("optim.lr=1",))
+        assert ablation.still_wanted(runs, {"train.tsv": "a"}) == []
+
+    def test_what_is_finished_is_kept_when_another_run_fails(self, ablation, monkeypatch, tmp_path):
+        """And the same command makes those that are missing."""
+        failing = [True]
+
+        def train(work, job):
+            if job.seed == 1 and failing[0]:
+                raise UserError("broken")
+            return {**job._asdict(), "settings": job.settings, "epochs": [{"accuracy": 0.5, "f1": 0.6}]}
+
+        made = []
+        monkeypatch.setattr(ablation, "train", train)
+        monkeypatch.setattr(ablation, "make_project", lambda project, *_: (project.mkdir(), made.append(project.name)))
+        monkeypatch.setattr(ablation, "mrpc_digests", lambda folder: {})
+        monkeypatch.setattr(ablation, "RESULTS", tmp_path / "ablation.json")
+        monkeypatch.setattr(ablation, "WORK", tmp_path)
+        monkeypatch.setattr(ablation, "TOGETHER", 1)
+        monkeypatch.setattr("sys.argv", ["ablation.py", "--judged-on", "dev", "--seeds", "2", "1", "2"])
+        with pytest.raises(UserError, match="broken"):
+            ablation.main()
+        runs = json.loads((tmp_path / "ablation.json").read_text())
+        assert {run["seed"] for run in runs} == {2} and len(runs) == len(ablation.VARIANTS)
+        failing[0] = False
+        ablation.main()
+        assert len(json.loads((tmp_path / "ablation.json").read_text())) == 2 * len(ablation.VARIANTS)
+        assert len(made) == 1
+        assert "| 2 | 0.5000 | 0.6000 | 0.500 to 0.500 |" in (tmp_path / "ablation.md").read_text()
 
 
 @pytest.fixture
