@@ -98,14 +98,23 @@ inline float exponential(float x) {
     return p * power;
 }
 
-// The normal distribution's cumulative probability and density. Abramowitz and Stegun, 7.1.26, to 1e-7.
-inline void normal(float x, float* below, float* density) {
-    float square = exponential(-0.5f * x * x);
-    float t = 1.0f / (1.0f + 0.3275911f * 0.70710678f * std::fabs(x));
-    float tail = 0.5f * square * t *
-        (0.254829592f + t * (-0.284496736f + t * (1.421413741f + t * (-1.453152027f + t * 1.061405429f))));
-    *below = x < 0 ? tail : 1.0f - tail;
-    *density = 0.39894228f * square;
+// x times the normal distribution's probability below x, and its slope, of every bf16 number there is.
+struct Gelu {
+    std::vector<bf16> values;
+    std::vector<float> slopes;
+
+    Gelu() : values(1 << 16), slopes(1 << 16) {
+        for (int bits = 0; bits < 1 << 16; bits++) {
+            const double x = widen(bf16(bits)), below = 0.5 * std::erfc(-x * std::sqrt(0.5));
+            values[bits] = narrow(float(x * below));
+            slopes[bits] = float(below + x * std::exp(-0.5 * x * x) / std::sqrt(2 * std::acos(-1.0)));
+        }
+    }
+};
+
+const Gelu& gelu() {
+    static const Gelu tables;
+    return tables;
 }
 
 // Two bf16 numbers that lie side by side, the first in the lower half.
@@ -514,21 +523,15 @@ void column_sums(const bf16* in, int64_t rows, int64_t columns, bf16* out, int t
 }
 
 void gelu_forward(const bf16* in, bf16* out, int64_t count, int threads) {
-#pragma omp parallel for simd schedule(static) num_threads(threads)
-    for (int64_t i = 0; i < count; i++) {
-        float below, density, x = widen(in[i]);
-        normal(x, &below, &density);
-        out[i] = narrow(x * below);
-    }
+    const bf16* values = gelu().values.data();
+#pragma omp parallel for schedule(static) num_threads(threads)
+    for (int64_t i = 0; i < count; i++) out[i] = values[in[i]];
 }
 
 void gelu_backward(const bf16* in, const bf16* gradient, bf16* out, int64_t count, int threads) {
+    const float* slopes = gelu().slopes.data();
 #pragma omp parallel for simd schedule(static) num_threads(threads)
-    for (int64_t i = 0; i < count; i++) {
-        float below, density, x = widen(in[i]);
-        normal(x, &below, &density);
-        out[i] = narrow(widen(gradient[i]) * (below + x * density));
-    }
+    for (int64_t i = 0; i < count; i++) out[i] = narrow(widen(gradient[i]) * slopes[in[i]]);
 }
 
 }  // extern "C"
