@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from machine import environment, wait_until_idle
+from project import BENCH, ROOT, WORK
 from row_tasks import SECTION, TASKS
 
 from tuneledger.errors import UserError, exit_code
@@ -24,9 +25,6 @@ from tuneledger.paths import remove, write_json, write_text
 from tuneledger.show.tables import markdown, number
 from tuneledger.stages import prepare as stage
 
-BENCH = Path(__file__).resolve().parent
-ROOT = BENCH.parent
-WORK = BENCH / "work" / "rows"
 TWINS = ROOT / "data" / "raw" / "twins"
 SIZES = (10_000, 100_000, 1_000_000)
 VALIDATION = 1000  # rows, whatever the size
@@ -47,11 +45,12 @@ def generate(folder: Path, rows: int) -> None:
 
 def measure(sizes: list[int], repeats: int, anyway: bool) -> list[dict[str, Any]]:
     """All runs, tasks in turn and back; the tokens of a size have to be the same whoever makes them."""
-    remove(WORK)
-    WORK.mkdir(parents=True)
+    work = WORK / "rows"
+    remove(work)
+    work.mkdir(parents=True)
     runs = []
     for size in sizes:
-        folder = WORK / str(size)
+        folder = work / str(size)
         folder.mkdir()
         generate(folder, size)
         splits, _, _ = stage.prepare(path=str(folder), **SECTION)

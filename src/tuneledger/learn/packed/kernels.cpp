@@ -1,6 +1,5 @@
 // What a training step does beside its matrix products, each in one pass over memory: attention, the sum and norm at
-// the end of a block, GELU, the optimizer. bf16 is stored as 16-bit integers; arithmetic is in fp32, to
-// which the products of attention add up.
+// the end of a block, GELU, the optimizer. bf16 is stored as 16-bit integers; sums are in fp32.
 
 #include <algorithm>
 #include <cmath>
