@@ -40,7 +40,8 @@ def test_info_defaults_names_the_files():
 
 
 @pytest.mark.parametrize(
-    ("typed", "offered"), [("optim.l", "optim.layer_decay= optim.lr="), ("model=", "model=bert_base model=minilm model=tiny")]
+    ("typed", "offered"),
+    [("optim.l", "optim.layer_decay= optim.lr="), ("model=", "model=bert_base model=minilm model=tiny")],
 )
 def test_shell_completion(typed: str, offered: str):
     line = f"tuneledger-train {typed}"
