@@ -89,6 +89,14 @@ def test_validation_and_collapse_are_said(results):
         assert "one and the same label" in text
 
 
+@pytest.mark.parametrize(("selected_by", "said"), [("f1 (max)", True), ("epoch (max)", False)])
+def test_validation_chose_the_epoch_only_where_a_score_did(results, selected_by, said):
+    train = results.train | {"selected_by": selected_by}
+    changed = replace(results, train=train, metrics=results.metrics | {"split": "validation"})
+    for text in (report.html(changed), report.short(changed)):
+        assert ("also chose the epoch to keep" in text) == said
+
+
 def test_nothing_to_show(results):
     flawless = results.predictions.assign(predicted=results.predictions["label"])
     page = report.html(

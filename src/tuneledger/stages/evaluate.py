@@ -70,7 +70,7 @@ def summary(metrics: dict[str, Any], confusion: pd.DataFrame) -> str:
     """What the terminal shows: a line per score with its interval, and what to beware of."""
     lines = [f"{metrics['split']}: {metrics['rows']} rows, majority baseline {metrics['majority_baseline']:.3f}"]
     if metrics["split"] != "test":
-        lines.append("  no labelled test split: judged on validation, which also chose the checkpoint")
+        lines.append("  no labelled test split: judged on validation, which also judged each epoch of training")
     for name in NAMES:
         low, high = metrics[f"{name}_low"], metrics[f"{name}_high"]
         lines.append(f"  {name:<10}{metrics[name]:.3f}  [{low:.3f}, {high:.3f}]")
