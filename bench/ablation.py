@@ -17,10 +17,12 @@ from threading import Lock
 from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
+from contestants import BF16, LECTURE, PAIRS
 from filelock import FileLock
-from machine import environment
+from machine import end_with_children, environment
 from project import BENCH, MRPC, ROOT, WORK, fingerprint, make_project, mrpc_digests, sources, stage
-from record import BF16, LECTURE, PAIRS
+from table import interval, mean_difference, paired
 
 from tuneledger.errors import exit_code
 from tuneledger.ledger.provenance import git_commit
@@ -31,19 +33,32 @@ TOGETHER = 2
 RESULTS = BENCH / "results" / "ablation.json"
 # Beside rate, epochs and batches this differs from the lecture's in weight decay 0.01 and grouping by length.
 PLAIN = (*PAIRS, "model.head=null", "model.both_orders=false", "trainer.average=null")
+
+
+class Variant(NamedTuple):
+    """Settings, and the variant that lacks what they bring."""
+
+    settings: tuple[str, ...]
+    beside: str | None
+
+
+START = "the lecture's recipe"
+BARE = "1e-4 with warm-up, 5 epochs, batches of 16 of like length, weight decay"
+RECIPE = "+ averaged weights = experiment=pairs"
 VARIANTS = {
-    "the lecture's recipe": (*LECTURE, BF16),
-    "1e-4 with warm-up, 5 epochs, batches of 16 of like length, weight decay": PLAIN,
-    "+ head: pair": (*PLAIN, "model.head=pair"),
-    "+ both orders": (*PLAIN, "model.head=pair", "model.both_orders=true"),
-    "+ averaged weights = experiment=pairs": PAIRS,
-    "pairs, 3 epochs": (*PAIRS, "trainer.max_epochs=3"),
-    "pairs, rate 5e-5": (*PAIRS, "optim.lr=5e-5"),
-    "pairs, rate 2e-4": (*PAIRS, "optim.lr=2e-4"),
-    "pairs, layer_decay 0.9": (*PAIRS, "optim.layer_decay=0.9"),
-    "pairs, label_smoothing 0.1": (*PAIRS, "loss.label_smoothing=0.1"),
-    "pairs, r_drop 1": (*PAIRS, "loss.r_drop=1"),
-    "pairs, dropout 0.2": (*PAIRS, "model.dropout=0.2"),
+    START: Variant((*LECTURE, BF16), None),
+    BARE: Variant(PLAIN, START),
+    "+ head: pair": Variant((*PLAIN, "model.head=pair"), BARE),
+    "+ both orders": Variant((*PLAIN, "model.head=pair", "model.both_orders=true"), "+ head: pair"),
+    RECIPE: Variant(PAIRS, "+ both orders"),
+    "pairs, 3 epochs": Variant((*PAIRS, "trainer.max_epochs=3"), RECIPE),
+    "pairs, 2 layers frozen": Variant((*PAIRS, "model.frozen_layers=2"), RECIPE),
+    "pairs, rate 5e-5": Variant((*PAIRS, "optim.lr=5e-5"), RECIPE),
+    "pairs, rate 2e-4": Variant((*PAIRS, "optim.lr=2e-4"), RECIPE),
+    "pairs, layer_decay 0.9": Variant((*PAIRS, "optim.layer_decay=0.9"), RECIPE),
+    "pairs, label_smoothing 0.1": Variant((*PAIRS, "loss.label_smoothing=0.1"), RECIPE),
+    "pairs, r_drop 1": Variant((*PAIRS, "loss.r_drop=1"), RECIPE),
+    "pairs, dropout 0.2": Variant((*PAIRS, "model.dropout=0.2"), RECIPE),
 }
 # Where a variant is judged: on a fifth of the training rows, drawn by the seed so that no sentence is on both sides,
 # which is for choosing; or on dev, which is for reporting and leaves the whole training split to train on.
@@ -75,7 +90,7 @@ class Job(NamedTuple):
 
     @property
     def settings(self) -> list[str]:
-        return [*VARIANTS[self.variant], *self.tokens, f"seed={self.seed}"]
+        return [*VARIANTS[self.variant].settings, *self.tokens, f"seed={self.seed}"]
 
     def project(self, work: Path) -> Path:
         return work / (f"held_out-{self.seed}" if self.tokens else "dev")
@@ -105,8 +120,26 @@ def still_wanted(runs: list[Run], data_sha256: dict[str, str]) -> list[Run]:
     ]
 
 
-def page(runs: list[Run], command: str) -> str:
-    """The table: pure."""
+def gain(runs: list[Run], variant: str, judged_on: str) -> str:
+    """By how much mean accuracy is above that of the variant beside it, over seeds both have, with its interval."""
+
+    def last(name: str | None) -> dict[int, float]:
+        found = (run for run in runs if (run["variant"], run["judged_on"]) == (name, judged_on))
+        return {run["seed"]: run["epochs"][-1]["accuracy"] for run in found}
+
+    with_it, without = last(variant), last(VARIANTS[variant].beside)
+    seeds = with_it.keys() & without.keys()
+    if not seeds:
+        return ABSENT
+    return interval(paired(mean_difference, *({seed: side[seed] for seed in seeds} for side in (with_it, without))), 4)
+
+
+def page(runs: list[Run], command: str, majority: float) -> str:
+    """The table: pure.
+
+    Args:
+        majority: share of dev's rows with the most frequent label.
+    """
     rows = []
     for variant in VARIANTS:
         cells: list[Any] = [variant]
@@ -115,19 +148,76 @@ def page(runs: list[Run], command: str) -> str:
             accuracies, f1s = ([epoch[name] for epoch in found] for name in ("accuracy", "f1"))
             scores = [number(middle(values), 4) if values else ABSENT for values in (accuracies, f1s)]
             span = f"{number(min(accuracies), 3)} to {number(max(accuracies), 3)}" if found else ABSENT
-            cells += [len(found), *scores, span]
+            cells += [len(found), *scores, span, gain(runs, variant, judged_on)]
         rows.append(cells)
     columns = [""]
     for judged_on, middle in (("held out", "mean"), ("dev", "median")):
-        columns += [f"{judged_on}: runs", f"{middle} accuracy", f"{middle} F1", "accuracy from to"]
+        columns += [f"{judged_on}: runs", f"{middle} accuracy", f"{middle} F1", "accuracy from to", "gain"]
     intro = (
-        "Scores after the last epoch. Held out: a fifth of the training rows, another one for each seed, no sentence "
-        "on both sides; for choosing. Dev: all training rows, other weights of the head, order and dropout for each "
-        "seed; for reporting. A row that begins with + has what the row above it has, and that."
+        "Scores after the last epoch. Held out: a fifth of the training rows, drawn anew for each seed, no sentence on "
+        "both sides; for choosing. Dev: all training rows, other weights of the head, order and dropout for each seed; "
+        f"for reporting; always answering 1 scores {number(majority, 3)} there. A row that begins with + has what the "
+        "row above it has, and that. Gain: in accuracy, over the row above, or of a row below experiment=pairs over "
+        "that; the mean over seeds, in brackets its 95 % bootstrap interval."
     )
     made_by = sorted({f"{run['cpu']}, {run['versions']}, commit {run['commit']}" for run in runs})
     title = "# What the settings of experiment=pairs bring: all-MiniLM-L6-v2 on MRPC"
     return "\n\n".join([title, intro, markdown(columns, rows), f"`{command}`: {'; '.join(made_by)}."]) + "\n"
+
+
+def wanted(variants: list[str], judged_on: list[str], seeds: list[int]) -> list[Job]:
+    """A seed at a time, so that an interrupted table has as many runs in one row as in another."""
+    places = [(where, seed) for seed in dict.fromkeys(seeds) for where in judged_on]
+    return [Job(variant, *place) for place in places for variant in variants]
+
+
+def kept_runs(data_sha256: dict[str, str], forgotten: list[Job]) -> list[Run]:
+    """What is in the results and may stay there."""
+    runs = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else []
+    return [run for run in still_wanted(runs, data_sha256) if job_of(run) not in forgotten]
+
+
+def job_of(run: Run) -> Job:
+    return Job(run["variant"], run["judged_on"], run["seed"])
+
+
+def make(work: Path, jobs: list[Job], runs: list[Run], made_by: dict[str, Any]) -> None:
+    """Make runs, TOGETHER at a time, each added to `runs` and the results once it has ended."""
+    one_at_a_time = Lock()
+
+    def one(job: Job) -> None:
+        run = made_by | train(work, job)
+        with one_at_a_time:
+            runs.append(run)
+            write_json(RESULTS, runs)
+            print(f"{run['variant']}, {run['judged_on']}, seed {run['seed']}: {run['epochs'][-1]}", flush=True)
+
+    with ThreadPoolExecutor(TOGETHER) as pool:
+        started = [pool.submit(one, job) for job in jobs]
+        try:
+            for future in started:
+                future.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def provenance(data_sha256: dict[str, str]) -> dict[str, Any]:
+    """What each run notes of the machine, the libraries and the code that made it."""
+    machine = environment()
+    commit, dirty = git_commit(ROOT)
+    versions = ", ".join(f"{name} {machine['versions'][name]}" for name in ("torch", "transformers", "lightning"))
+    return {
+        "cpu": machine["cpu"],
+        "compiled_kernels": machine["compiled_kernels"],
+        "versions": versions,
+        "commit": f"{commit}{', edited' if dirty else ''}",
+        "data_sha256": data_sha256,
+    }
+
+
+def majority_share(data: Path) -> float:
+    labels = pd.read_csv(data / "dev.tsv", sep="\t", quoting=csv.QUOTE_NONE)["Quality"]
+    return float(labels.value_counts(normalize=True).max())
 
 
 def main() -> None:
@@ -136,54 +226,28 @@ def main() -> None:
     parser.add_argument("--judged-on", nargs="+", choices=JUDGED_ON, default=list(JUDGED_ON))
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3, 4, 5])
     parser.add_argument("--data", type=Path, default=MRPC, help="folder with GLUE's MRPC")
-    parser.add_argument("--anew", action="store_true", help="forget the runs there are, as after a change of src/")
+    parser.add_argument("--anew", action="store_true", help="make these runs again, as after a change of src/")
     chosen = parser.parse_args()
     data = chosen.data.resolve()
     digests = mrpc_digests(data)
-    machine = environment()
-    commit, dirty = git_commit(ROOT)
-    versions = ", ".join(f"{name} {machine['versions'][name]}" for name in ("torch", "transformers", "lightning"))
-    made_by = {
-        "cpu": machine["cpu"],
-        "compiled_kernels": machine["compiled_kernels"],
-        "versions": versions,
-        "commit": f"{commit}{', edited' if dirty else ''}",
-        "data_sha256": digests,
-    }
+    made_by = provenance(digests)
     work = WORK / f"ablation-{fingerprint(sources(), digests, HELD_OUT)}"
-    command = shlex.join(["python", "bench/ablation.py", *sys.argv[1:]])
     work.mkdir(parents=True, exist_ok=True)
     with FileLock(WORK / "ablation.lock", timeout=0):
-        kept = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() and not chosen.anew else []
-        runs = still_wanted(kept, digests)
-        done = {(run["variant"], run["judged_on"], run["seed"]) for run in runs}
-        places = [(where, seed) for seed in dict.fromkeys(chosen.seeds) for where in chosen.judged_on]
-        wanted = [Job(variant, *place) for place in places for variant in chosen.variants]
-        jobs = [job for job in wanted if job not in done]
+        asked = wanted(chosen.variants, chosen.judged_on, chosen.seeds)
+        runs = kept_runs(digests, forgotten=asked if chosen.anew else [])
+        done = [job_of(run) for run in runs]
+        jobs = [job for job in asked if job not in done]
         for job in jobs:  # all of them now, lest an edit of src/ come between two trainings
             if not job.project(work).exists():
                 with replacing(job.project(work)) as project:
                     make_project(project, data, *PAIRS, *job.tokens)
-
-        one_at_a_time = Lock()
-
-        def make(job: Job) -> None:
-            run = made_by | train(work, job)
-            with one_at_a_time:
-                runs.append(run)
-                write_json(RESULTS, runs)
-                print(f"{run['variant']}, {run['judged_on']}, seed {run['seed']}: {run['epochs'][-1]}", flush=True)
-
-        with ThreadPoolExecutor(TOGETHER) as pool:
-            started = [pool.submit(make, job) for job in jobs]
-            try:
-                for future in started:
-                    future.result()
-            finally:
-                pool.shutdown(cancel_futures=True)
-    write_text(RESULTS.with_suffix(".md"), page(runs, command))
-    print(f"\n{page(runs, command)}\nThis is {RESULTS.with_suffix('.md')}.")
+        make(work, jobs, runs, made_by)
+        text = page(runs, shlex.join(["python", "bench/ablation.py", *sys.argv[1:]]), majority_share(data))
+        write_text(RESULTS.with_suffix(".md"), text)
+    print(f"\n{text}\nThis is {RESULTS.with_suffix('.md')}.")
 
 
 if __name__ == "__main__":
+    end_with_children()
     sys.exit(exit_code(main))

@@ -10,15 +10,18 @@ import argparse
 import hashlib
 import json
 import shlex
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from contestants import BATCH_SIZE, CONTESTANTS, EPOCHS, LECTURE, SAME
 from filelock import FileLock
-from machine import environment, measured, wait_until_idle
-from project import BENCH, MRPC, ROOT, ROWS, WORK, environ, fingerprint, make_project, mrpc_digests, sources
-from record import BATCH_SIZE, CONTESTANTS, EPOCHS, LECTURE, SAME, labels_digest
+from machine import end_with_children, environment, measured, wait_until_idle
+from project import BENCH, MRPC, ROOT, ROWS, WORK, environ_of, fingerprint, make_project, mrpc_digests, sources
+from record import labels_digest
 from table import WARMUP, Run, page, step_figures
 
 from tuneledger.conf import load_yaml
@@ -28,9 +31,11 @@ from tuneledger.paths import PARAMS, TOKENIZED, TRAIN_RESULTS, remove, replacing
 from tuneledger.text.batches import TokenizedSplit, training_batches
 from tuneledger.text.source import weight_digests
 
+SCRIPTS = ("contestants.py", "ours.py", "peer.py", "record.py")  # all that a run runs, beside the project
+MEASURING = ("headline.py", "machine.py", "project.py")  # what prepares runs and takes their times
 EPOCH_STEPS = -(-ROWS["train.tsv"] // BATCH_SIZE)
 STOPPED = 128 + 15  # exit code of a run that ended after --steps
-METRICS = {"trainer.py": Path("metrics.json"), "ours.py": TRAIN_RESULTS / "metrics.json"}
+METRICS = {"peer.py": Path("metrics.json"), "ours.py": TRAIN_RESULTS / "metrics.json"}
 
 
 def schedule(contestants: list[str], seeds: list[int]) -> Iterator[tuple[str, int]]:
@@ -52,6 +57,16 @@ def check_runs(runs: list[Run]) -> None:
         first = next(other for other in closed if other["seed"] == run["seed"])
         if run["weights_sha256"] != first["weights_sha256"]:
             raise UserError(f"{name} began with other weights than {first['contestant']}: nothing can be compared")
+
+
+def make_copy(project: Path, data: Path) -> None:
+    """The project, what runs in it and of which commit that is, none of which an edit can change from here on."""
+    make_project(project, data, *LECTURE)
+    (project / "bench").mkdir()
+    for name in SCRIPTS:
+        shutil.copy2(BENCH / name, project / "bench" / name)
+    commit, dirty = git_commit(ROOT)
+    write_json(project / "commit.json", {"commit": commit, "dirty": dirty})
 
 
 def write_order(file: Path, train: TokenizedSplit, seed: int) -> list[np.ndarray]:
@@ -76,7 +91,7 @@ def one_run(work: Path, contestant: str, seed: int, steps: int | None) -> Run:
     folder.mkdir()
     options = ["--contestant", contestant, "--seed", str(seed), "--folder", "../run", "--order", f"../{order.name}"]
     options += ["--steps", str(steps)] if steps else []
-    taken = measured([sys.executable, str(BENCH / script), *options], project, log, environ(project))
+    taken = measured([sys.executable, f"bench/{script}", *options], project, log, environ_of(project))
     if taken["exit_code"] != (STOPPED if steps else 0):
         raise UserError(f"{contestant} seed {seed} ended with exit code {taken['exit_code']}: see {log}")
     run = taken | json.loads((folder / "record.json").read_text(encoding="utf-8"))
@@ -91,9 +106,8 @@ def one_run(work: Path, contestant: str, seed: int, steps: int | None) -> Run:
         "order_labels_sha256": labels_digest(labels[:steps]),
     }
     command = shlex.join(["python", f"bench/{script}", *options])
-    commit, dirty = git_commit(ROOT)
-    of = {"contestant": contestant, "seed": seed, "command": command, "commit": commit, "dirty": dirty}
-    return of | digests | run
+    of = {"contestant": contestant, "seed": seed, "command": command}
+    return of | json.loads((project / "commit.json").read_text(encoding="utf-8")) | digests | run
 
 
 def measure(work: Path, contestants: list[str], seeds: list[int], steps: int | None, anyway: bool) -> list[Run]:
@@ -101,7 +115,7 @@ def measure(work: Path, contestants: list[str], seeds: list[int], steps: int | N
     suffix = f"-{steps}-steps" if steps else ""
     files = {run: work / "runs" / f"{run[0]}-{run[1]}{suffix}.json" for run in schedule(contestants, seeds)}
     if not all(file.exists() for file in files.values()):
-        for contestant in contestants:  # thrown away: loads files into memory, compiles, creates MLflow's database
+        for contestant in contestants:  # thrown away: loads files into memory, creates MLflow's database
             one_run(work, contestant, 0, 1)
     runs = []
     for (contestant, seed), file in files.items():
@@ -110,11 +124,35 @@ def measure(work: Path, contestants: list[str], seeds: list[int], steps: int | N
                 wait_until_idle()
             print(f"{contestant} seed {seed} ...", end=" ", flush=True)
             run = one_run(work, contestant, seed, steps)
-            write_json(file, run | step_figures(run["step_ends"]))
+            write_json(file, run)
             print(f"{run['exit_seconds']:.0f} s", flush=True)
-        runs.append(json.loads(file.read_text(encoding="utf-8")))
+        run = json.loads(file.read_text(encoding="utf-8"))
+        runs.append(run | step_figures(run["step_ends"]))
         check_runs(runs)
     return runs
+
+
+def check_rows(project: Path, data: Path) -> None:
+    """Raise UserError unless the data are GLUE's."""
+    rows = [len(TokenizedSplit(project / TOKENIZED / f"{split}.arrow")) for split in ("train", "validation")]
+    if rows != [*ROWS.values()]:
+        raise UserError(f"{data} holds {rows[0]} and {rows[1]} rows, not those of GLUE's MRPC: {ROWS}")
+
+
+def describe(project: Path, runs: list[Run], data_sha256: dict[str, str]) -> dict[str, Any]:
+    """What headline.json records beside the runs."""
+    positive = float(TokenizedSplit(project / TOKENIZED / "validation.arrow").labels.mean())
+    always = [{"accuracy": 1 - positive, "f1": 0.0}, {"accuracy": positive, "f1": 2 * positive / (1 + positive)}]
+    return {
+        **environment(),
+        "commits": sorted({f"{run['commit']}{', edited' if run['dirty'] else ''}" for run in runs}),
+        "command": shlex.join(["python", "bench/headline.py", *sys.argv[1:]]),
+        "settings": {name: one.settings for name, one in CONTESTANTS.items() if one.settings},
+        "checkpoint_sha256": weight_digests(load_yaml(project / PARAMS)["model"]["path"]),
+        "data_sha256": data_sha256,
+        "rows": ROWS,
+        "always_one_label": [{name: round(score, 6) for name, score in one.items()} for one in always],
+    }
 
 
 def main() -> None:
@@ -130,33 +168,19 @@ def main() -> None:
         raise UserError(f"--steps {chosen.steps}: give {WARMUP + 2} to {EPOCH_STEPS - 1}, within the first epoch")
     data = chosen.data.resolve()
     digests = mrpc_digests(data)
-    harness = {file.name: file.read_text(encoding="utf-8") for file in BENCH.glob("*.py")}
-    work = WORK / fingerprint(sources(), harness, digests, environment())
+    scripts = {name: (BENCH / name).read_text(encoding="utf-8") for name in (*SCRIPTS, *MEASURING)}
+    work = WORK / fingerprint(sources(), scripts, digests, environment())
     WORK.mkdir(exist_ok=True)
     with FileLock(WORK / "lock", timeout=0):
         if not (work / "project").exists():
             with replacing(work / "project") as project:
-                make_project(project, data, *LECTURE)
-        tokens = work / "project" / TOKENIZED
-        train, dev = (TokenizedSplit(tokens / f"{split}.arrow") for split in ("train", "validation"))
-        if [len(train), len(dev)] != [*ROWS.values()]:
-            raise UserError(f"{data} holds {len(train)} and {len(dev)} rows, not those of GLUE's MRPC: {ROWS}")
+                make_copy(project, data)
+        check_rows(work / "project", data)
         contestants = [name for name in chosen.contestants if not (chosen.steps and CONTESTANTS[name].open)]
         if not contestants:
             raise UserError("--steps compares steps, of which an open contestant has others: leave it out")
         runs = measure(work, contestants, chosen.seeds, chosen.steps, chosen.anyway)
-    positive = float(dev.labels.mean())
-    always = [{"accuracy": 1 - positive, "f1": 0.0}, {"accuracy": positive, "f1": 2 * positive / (1 + positive)}]
-    facts = {
-        **environment(),
-        "commits": sorted({f"{run['commit']}{', edited' if run['dirty'] else ''}" for run in runs}),
-        "command": shlex.join(["python", "bench/headline.py", *sys.argv[1:]]),
-        "settings": {name: one.settings for name, one in CONTESTANTS.items() if one.settings},
-        "checkpoint_sha256": weight_digests(load_yaml(work / "project" / PARAMS)["model"]["path"]),
-        "data_sha256": digests,
-        "rows": ROWS,
-        "always_one_label": [{name: round(score, 6) for name, score in one.items()} for one in always],
-    }
+    facts = describe(work / "project", runs, digests)
     out = chosen.out or (WORK / "short" if chosen.steps else BENCH / "results")
     without_steps = [{name: value for name, value in run.items() if name != "step_ends"} for run in runs]
     write_json(out / "headline.json", facts | {"runs": without_steps})
@@ -165,4 +189,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    end_with_children()
     sys.exit(exit_code(main))

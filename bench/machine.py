@@ -5,15 +5,18 @@ from __future__ import annotations
 import os
 import platform
 import re
+import signal
 import subprocess
 import time
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import psutil
 
-from tuneledger.errors import UserError
+from tuneledger.errors import Interrupted, UserError
 from tuneledger.learn.packed.compiler import kernels
 from tuneledger.ledger.measure import cpu_name
 
@@ -43,6 +46,18 @@ def environment() -> dict[str, Any]:
         "versions": {name: version(name) for name in LIBRARIES},
         "variables": {name: value for name, value in sorted(os.environ.items()) if VARIABLES.match(name)},
     }
+
+
+def end_with_children() -> None:
+    """From here on SIGTERM ends the runs under way too; a terminal's Ctrl-C reaches them by itself."""
+
+    def end(signum: int, frame: FrameType | None) -> None:
+        for child in psutil.Process().children():
+            with suppress(psutil.NoSuchProcess):  # which has ended just now
+                child.terminate()
+        raise Interrupted(signum, saved=False)
+
+    signal.signal(signal.SIGTERM, end)
 
 
 def wait_until_idle() -> None:

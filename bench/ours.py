@@ -8,7 +8,8 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from record import CONTESTANTS, Stopwatch, arguments, weights_digest
+from contestants import CONTESTANTS
+from record import Stopwatch, arguments, weights_digest
 
 from tuneledger.stages import train
 

@@ -18,7 +18,7 @@ from tuneledger.paths import PARAMS
 BENCH = Path(__file__).resolve().parent
 ROOT = BENCH.parent
 WORK = BENCH / "work"
-MRPC = ROOT / "../shared/data/mrpc"
+MRPC = ROOT / "data" / "raw" / "mrpc"  # as in conf/data/mrpc.yaml
 ROWS = {"train.tsv": 3668, "dev.tsv": 408}
 
 
@@ -59,11 +59,11 @@ def make_project(project: Path, data: Path, *settings: str) -> None:
 def stage(project: Path, name: str, *arguments: str, **variables: str) -> str:
     """What a stage printed that ran in a copy of the project; UserError if it failed."""
     command = [sys.executable, "-m", f"tuneledger.stages.{name}", *arguments]
-    done = subprocess.run(command, cwd=project, env=environ(project) | variables, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=project, env=environ_of(project) | variables, capture_output=True, text=True)
     if done.returncode:
         raise UserError(f"stage {name} failed: {done.stderr.strip()}")
     return done.stdout
 
 
-def environ(project: Path) -> dict[str, str]:
+def environ_of(project: Path) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(project / "src")}

@@ -1,4 +1,4 @@
-"""What is compared, and what every run notes of itself in the same way, whoever trains."""
+"""What every run notes of itself in the same way, whoever trains."""
 
 from __future__ import annotations
 
@@ -8,52 +8,13 @@ import signal
 import time
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
+from contestants import CONTESTANTS
 
 from tuneledger.errors import Interrupted
 from tuneledger.paths import write_json
-
-EPOCHS, BATCH_SIZE = 3, 8
-ON_CPU = "trainer.accelerator=cpu"
-BF16 = "trainer.precision=bf16-mixed"
-LECTURE = ("experiment=deck", "model=minilm", "loader.padding=longest", ON_CPU)
-SAME, OWN = "the same", "its own"
-PAIRS = ("experiment=pairs", "data=mrpc", ON_CPU, BF16)
-
-
-class Contestant(NamedTuple):
-    """One way to train.
-
-    Attributes:
-        script: makes a run.
-        batches: "the same" for all of a seed, those of the order file, or "its own".
-        what: in words.
-        settings: of our training.
-        open: trains by another recipe than the lecture's, from another head.
-    """
-
-    script: str
-    batches: str
-    what: str
-    settings: tuple[str, ...] = ()
-    open: bool = False
-
-
-CONTESTANTS = {
-    "as_written": Contestant("trainer.py", SAME, "transformers.Trainer as the lecture has it: fp32, padded to 128"),
-    "tuned": Contestant("trainer.py", OWN, "transformers.Trainer with the flags that help: bf16, grouped by length"),
-    "ours": Contestant("ours.py", SAME, "tuneledger in bf16", (*LECTURE, BF16)),
-    "ours_fp32": Contestant("ours.py", SAME, "tuneledger in fp32", LECTURE),
-    "open": Contestant(
-        "ours.py",
-        OWN,
-        "tuneledger in bf16 by another recipe, experiment=pairs: 5 epochs, batches of 16, its own head",
-        PAIRS,
-        open=True,
-    ),
-}
 
 
 class Stopwatch:

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from tuneledger.conf import load_yaml
 from tuneledger.paths import PARAMS, remove
 from tuneledger.stages import prepare as stage
 
 ROOT = Path(__file__).resolve().parents[1]
-Count = Callable[[], int | None]  # tokens, once the clock has stopped
+Digest = Callable[[], str | None]  # of the tokens, once the clock has stopped
 SECTION = {
     "format": "files",
     "files": {"train": "train.tsv", "validation": "validation.tsv", "test": None},
@@ -23,32 +26,51 @@ SECTION = {
 }
 
 
-def prepare(folder: Path, scratch: Path) -> Count:
+class Clock:
+    """Seconds within `with`: a task imports and loads before."""
+
+    seconds = 0.0
+
+    def __enter__(self) -> None:
+        self.seconds = -time.perf_counter()
+
+    def __exit__(self, *_: Any) -> None:
+        self.seconds += time.perf_counter()
+
+
+def prepare(folder: Path, scratch: Path, clock: Clock) -> Digest:
     """What the stage does, splits as given: read, check, audit, write."""
-    return _prepare(folder, scratch, "given")
+    return _prepare(folder, scratch, clock, "given")
 
 
-def prepare_grouped(folder: Path, scratch: Path) -> Count:
+def prepare_grouped(folder: Path, scratch: Path, clock: Clock) -> Digest:
     """The same with new splits that share no sentence."""
-    return _prepare(folder, scratch, "grouped")
+    return _prepare(folder, scratch, clock, "grouped")
 
 
-def _prepare(folder: Path, scratch: Path, split: str) -> Count:
-    splits, _, _ = stage.prepare(path=str(folder), split=split, **SECTION)
-    for name, table in splits.items():
-        table.to_parquet(scratch / f"{name}.parquet", index=False)
+def _prepare(folder: Path, scratch: Path, clock: Clock, split: str) -> Digest:
+    import pyarrow.parquet  # noqa: F401
+    import scipy.sparse.csgraph  # noqa: F401
+
+    with clock:
+        splits, _, _ = stage.prepare(path=str(folder), split=split, **SECTION)
+        for name, table in splits.items():
+            table.to_parquet(scratch / f"{name}.parquet", index=False)
     return lambda: None
 
 
-def tokenize(folder: Path, scratch: Path) -> Count:
+def tokenize(folder: Path, scratch: Path, clock: Clock) -> Digest:
     """What the stage does for a split."""
-    from tuneledger.text import tokenize as text
+    from tuneledger.text.batches import TokenizedSplit
+    from tuneledger.text.tokenize import tokenize as to_arrow
 
-    counts = text.tokenize(tokenizer(), folder / "train.parquet", scratch / "train.arrow")
-    return lambda: counts["tokens"]
+    ours, target = tokenizer(), scratch / "train.arrow"
+    with clock:
+        to_arrow(ours, folder / "train.parquet", target)
+    return lambda: digest(TokenizedSplit(target).token_chunks())
 
 
-def datasets_map(folder: Path, scratch: Path) -> Count:
+def datasets_map(folder: Path, scratch: Path, clock: Clock) -> Digest:
     """The same by datasets, as its documentation has it: batched, into an Arrow file of its cache."""
     import datasets
 
@@ -58,9 +80,18 @@ def datasets_map(folder: Path, scratch: Path) -> Count:
     def encode(rows: dict[str, list[str]]) -> Any:
         return ours(rows["text_a"], rows["text_b"], truncation="longest_first", return_attention_mask=False)
 
-    texts = datasets.Dataset.from_parquet(str(folder / "train.parquet"), cache_dir=str(scratch))
-    encoded = texts.map(encode, batched=True, remove_columns=["text_a", "text_b", "source"])
-    return lambda: sum(len(values) for chunk in encoded.data.column("input_ids").chunks for values in chunk)
+    with clock:
+        texts = datasets.Dataset.from_parquet(str(folder / "train.parquet"), cache_dir=str(scratch))
+        encoded = texts.map(encode, batched=True, remove_columns=["text_a", "text_b", "source"])
+    return lambda: digest(chunk.flatten().to_numpy() for chunk in encoded.data.column("input_ids").chunks)
+
+
+def digest(chunks: Iterable[np.ndarray]) -> str:
+    """SHA-256 over all token ids, of which each text's first and last tell where it begins and ends."""
+    found = hashlib.sha256()
+    for chunk in chunks:
+        found.update(chunk.astype(np.int32).tobytes())
+    return found.hexdigest()
 
 
 def tokenizer() -> Any:
@@ -82,10 +113,9 @@ def one(task: str, folder: Path) -> None:
     scratch = folder.parent / "scratch"
     remove(scratch)
     scratch.mkdir()
-    begin = time.perf_counter()
-    count = TASKS[task](folder, scratch)
-    seconds = time.perf_counter() - begin
-    print(json.dumps({"seconds": seconds, "peak_gib": peak_gib(), "tokens": count()}))
+    clock = Clock()
+    tokens = TASKS[task](folder, scratch, clock)
+    print(json.dumps({"seconds": clock.seconds, "peak_gib": peak_gib(), "tokens_sha256": tokens()}))
 
 
 def peak_gib() -> float:

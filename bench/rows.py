@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from machine import environment, wait_until_idle
+from machine import end_with_children, environment, wait_until_idle
 from project import BENCH, ROOT, WORK
 from row_tasks import SECTION, TASKS
 
@@ -65,9 +65,9 @@ def measure(sizes: list[int], repeats: int, anyway: bool) -> list[dict[str, Any]
                     raise UserError(f"{task} of {size:,} rows failed: {done.stderr.strip()}")
                 runs.append({"task": task, "rows": size, **json.loads(done.stdout.splitlines()[-1])})
                 print(f"{task}, {size:,} rows: {runs[-1]['seconds']:.2f} s", flush=True)
-        counted = {run["tokens"] for run in runs if run["rows"] == size and run["tokens"]}
-        if len(counted) > 1:
-            raise UserError(f"of {size:,} rows one makes other tokens than the other: {counted}")
+        tokens = {run["tokens_sha256"] for run in runs if run["rows"] == size and run["tokens_sha256"]}
+        if len(tokens) > 1:
+            raise UserError(f"of {size:,} rows one makes other tokens than the other")
     return runs
 
 
@@ -82,12 +82,13 @@ def page(runs: list[dict[str, Any]], facts: dict[str, Any]) -> str:
             table.append([task, f"{size:,}", number(middle, 2), spread, f"{size / middle:,.0f}", number(peak, 2)])
     columns = ["", "rows", "median, s", "of all runs, s", "rows/s", "largest resident set, GiB"]
     versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
+    clock = "Seconds are those of the work, once Python has started and libraries are imported."
     return "\n\n".join(
         [
             "# Rows of sentence pairs, about 45 tokens each",
             f"{facts['cpu']}, {facts['cores']} cores; Python {facts['python']}, {versions}.",
             f"Commit {facts['commit']}; `{facts['command']}`.",
-            "Seconds are those of the work, not of starting Python. The resident set counts pages of mapped files too.",
+            f"{clock} The resident set counts pages of mapped files too.",
             markdown(columns, table, text_columns=1),
         ]
     )
@@ -110,4 +111,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    end_with_children()
     sys.exit(exit_code(main))

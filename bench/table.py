@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-from record import CONTESTANTS
+from contestants import CONTESTANTS
 
 from tuneledger.judge.intervals import RESAMPLES, percentile
 from tuneledger.show.tables import ABSENT, markdown, number
@@ -63,6 +63,12 @@ def paired(
     return estimate, *percentile(statistic(*(side[drawn] for side in sides)), estimate)
 
 
+def interval(figures: tuple[float, float, float], digits: int) -> str:
+    """As "estimate [low, high]"; without brackets where they hold nothing else."""
+    value, low, high = (number(figure, digits) for figure in figures)
+    return f"{value} [{low}, {high}]" if low != high else value
+
+
 def within(values: Sequence[float], reference: Sequence[float]) -> tuple[int, bool]:
     """How many of the values lie between the reference's smallest and largest, and whether their median does."""
     low, high = min(reference), max(reference)
@@ -76,20 +82,35 @@ def by_seed(runs: list[Run], figure: Callable[[Run], float]) -> dict[str, BySeed
 
 
 def clock_table(runs: list[Run], clock: str) -> str:
-    """Empty without runs, as of a step, of which an open contestant has others."""
-    if clock == "ms_per_step":
-        runs = [run for run in runs if not CONTESTANTS[run["contestant"]].open]
+    """A line for each contestant; empty without runs."""
     values = by_seed(runs, lambda run: run[clock])
     peers = [peer for peer in PEERS if peer in values]
     rows = []
     for name, seeds in values.items():
         figures = [number(value, 1) for value in summary([*seeds.values()])]
-        ratios = [
-            "1" if peer == name else _interval(paired(ratio_of_medians, values[peer], seeds), 2) for peer in peers
-        ]
+        ratios = ["1" if peer == name else interval(paired(ratio_of_medians, values[peer], seeds), 2) for peer in peers]
         rows.append([name, CONTESTANTS[name].batches, len(seeds), *figures, *ratios])
     columns = ["", "batches", "runs", "median", "min", "max", "mean without these two"]
     return markdown([*columns, *(f"{peer} ÷ this" for peer in peers)], rows, text_columns=2) if rows else ""
+
+
+def outside_table(runs: list[Run]) -> str:
+    """What a process does beside its training loop, as medians over seeds."""
+    parts: dict[str, Callable[[Run], float]] = {
+        "start to training, s": lambda run: run["metrics_seconds"] - run["loop_seconds"] - _writing(run),
+        "training loop, s": lambda run: run["loop_seconds"],
+        "metrics to disk, s": _writing,
+        "to the end, s": lambda run: run["exit_seconds"] - run["metrics_seconds"],
+        "outside the loop, %": lambda run: 100 * (1 - run["loop_seconds"] / run["exit_seconds"]),
+    }
+    columns = [by_seed(runs, figure) for figure in parts.values()]
+    rows = [[name, *(number(float(np.median([*side[name].values()])), 1) for side in columns)] for name in columns[0]]
+    return markdown(["", *parts], rows)
+
+
+def _writing(run: Run) -> float:
+    """Seconds from the last evaluation's scores to the file that has them."""
+    return run["metrics_seconds"] - run["epochs"][-1]["since_start"]
 
 
 def target(runs: list[Run]) -> float:
@@ -102,18 +123,27 @@ def seconds_to(run: Run, f1: float) -> float:
     return min((epoch["since_start"] for epoch in run["epochs"] if epoch["f1"] >= f1), default=math.inf)
 
 
-def target_table(runs: list[Run]) -> str:
-    """How long each contestant takes to `target`; a run that never gets there takes for ever."""
-    goal = target(runs)
-    values = by_seed(runs, lambda run: seconds_to(run, goal))
-    medians = {name: statistics.median_low(seeds.values()) for name, seeds in values.items()}
+def recipe_table(runs: list[Run]) -> str:
+    """Scores of the last checkpoint, as medians, and how long each contestant takes from its start to `target`.
+
+    A run that never gets there takes for ever. Without runs of `as_written` there are scores alone.
+    """
+    written = any(run["contestant"] == "as_written" for run in runs)
+    goal = target(runs) if written else math.nan
+    times = by_seed(runs, lambda run: seconds_to(run, goal))
+    medians = {name: statistics.median_low(seeds.values()) for name, seeds in times.items()}
     rows = []
-    for name, seeds in values.items():
-        reached = sum(seconds < math.inf for seconds in seeds.values())
-        figures = [number(medians[name], 1), number(medians["as_written"] / medians[name], 2)]
-        figures = figures if medians[name] < math.inf else [ABSENT, ABSENT]
-        rows.append([name, f"{reached} of {len(seeds)}", *figures])
-    return markdown(["", "runs that reach it", "median, s", "as_written ÷ this"], rows)
+    for name, seeds in times.items():
+        last = [run["epochs"][-1] for run in runs if run["contestant"] == name]
+        scores = [number(float(np.median([epoch[score] for epoch in last])), 4) for score in ("accuracy", "f1")]
+        clock = [ABSENT] * 3
+        if written:
+            clock[0] = f"{sum(seconds < math.inf for seconds in seeds.values())} of {len(seeds)}"
+        if medians[name] < math.inf:
+            clock[1:] = number(medians[name], 1), number(medians["as_written"] / medians[name], 2)
+        rows.append([name, len(seeds), *scores, *clock])
+    reach = f"reach F1 {number(goal, 4)}" if written else "reach as_written's F1"
+    return markdown(["", "runs", "accuracy", "F1", reach, "median, s", "as_written ÷ this"], rows)
 
 
 def quality_table(runs: list[Run]) -> str:
@@ -126,7 +156,7 @@ def quality_table(runs: list[Run]) -> str:
             against = [ABSENT] * 3
             if reference and name != "as_written":
                 inside, median_inside = within([*seeds.values()], [*reference.values()])
-                gap = _interval(paired(mean_difference, seeds, reference), 4)
+                gap = interval(paired(mean_difference, seeds, reference), 4)
                 against = [gap, f"{inside} of {len(seeds)}", "yes" if median_inside else "no"]
             rows.append([title, name, *(number(value, 4) for value in summary([*seeds.values()])[:3]), *against])
     columns = [
@@ -161,22 +191,26 @@ def page(runs: list[Run], facts: dict[str, Any]) -> str:
         facts: what headline.json records beside the runs.
     """
     short = not all(run["epochs"] for run in runs)
+    closed, opened = ([run for run in runs if CONTESTANTS[run["contestant"]].open == is_open] for is_open in (0, 1))
     versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
     kernels = f"Our kernels {'were' if facts['compiled_kernels'] else 'could not be'} compiled"
     made_by = f"Commit {' and '.join(facts['commits'])}; `{facts['command']}`"
     parts = [
-        "# all-MiniLM-L6-v2 on MRPC: 3 epochs, batches of 8, at most 128 tokens, unless said otherwise",
+        "# all-MiniLM-L6-v2 on MRPC",
         "\n".join(f"- `{name}`: {CONTESTANTS[name].what}" for name in by_seed(runs, len)),
         f"{facts['cpu']}, {facts['cores']} cores; Python {facts['python']}, {versions}. {kernels}. {made_by}.",
         "Brackets hold 95 % bootstrap intervals over seeds; a ratio is one of medians.",
     ]
-    for clock in ["ms_per_step"] if short else CLOCKS:
-        lines = clock_table(runs, clock)
-        parts += [f"## {CLOCKS[clock]}", lines] if lines else []
-    if not short and any(run["contestant"] == "as_written" for run in runs):
-        parts += [f"## From the start of the process to an F1 of {number(target(runs), 4)}", target_table(runs)]
+    if closed:
+        parts += ["## The lecture's recipe: 3 epochs, batches of 8, at most 128 tokens"]
+        for clock in ["ms_per_step"] if short else CLOCKS:
+            parts += [f"### {CLOCKS[clock]}", clock_table(closed, clock)]
+        parts += [] if short else ["### Beside the training loop", outside_table(closed)]
+        parts += [] if short else ["### Scores on dev, last checkpoint", quality_table(closed)]
+    if opened:
+        parts += ["## Another recipe from the same checkpoint and rows", recipe_table(runs)]
     if not short:
-        parts += ["## Scores on dev, last checkpoint", quality_table(runs), "## Each run", epochs_table(runs)]
+        parts += ["## Each run", epochs_table(runs)]
         constant = facts["always_one_label"]
         collapsed = [run for run in runs if any(one.items() <= run["epochs"][-1].items() for one in constant)]
         parts += [f"**Collapsed, answers always the same: {_names(collapsed)}.**"] if collapsed else []
@@ -187,8 +221,3 @@ def page(runs: list[Run], facts: dict[str, Any]) -> str:
 
 def _names(runs: list[Run]) -> str:
     return ", ".join(f"{run['contestant']} seed {run['seed']}" for run in runs)
-
-
-def _interval(figures: tuple[float, float, float], digits: int) -> str:
-    value, low, high = (number(figure, digits) for figure in figures)
-    return f"{value} [{low}, {high}]" if low != high else value

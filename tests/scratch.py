@@ -29,6 +29,7 @@ TINY_MODEL = {
     "head": None,
     "both_orders": False,
     "dropout": None,
+    "frozen_layers": 0,
 }
 OPTIM = {
     "lr": 1e-3,

@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
 from types import ModuleType
 
 import numpy as np
@@ -96,7 +102,8 @@ class TestRunsThatCannotBeCompared:
 
 class TestTimeToAnF1:
     def run(self, contestant: str, seed: int, *f1s: float, epoch_seconds: float) -> dict:
-        epochs = [{"f1": f1, "since_start": epoch_seconds * (index + 1)} for index, f1 in enumerate(f1s)]
+        times = (epoch_seconds * (index + 1) for index in range(len(f1s)))
+        epochs = [{"accuracy": 0.7, "f1": f1, "since_start": time} for f1, time in zip(f1s, times, strict=True)]
         return {"contestant": contestant, "seed": seed, "epochs": epochs}
 
     def test_it_is_that_of_the_first_evaluation_which_reaches_it(self, table):
@@ -110,19 +117,58 @@ class TestTimeToAnF1:
         runs = [self.run("as_written", n, *f1s, epoch_seconds=100.0) for n, f1s in enumerate(lecture)]
         runs += [self.run("open", n, 0.84, 0.86 if n else 0.83, epoch_seconds=10.0) for n in range(3)]
         assert table.target(runs) == 0.85
-        lines = table.target_table(runs).splitlines()
-        assert "| as_written | 3 of 3 | 200.0 | 1.00 |" in lines
-        assert "| open | 2 of 3 | 20.0 | 10.00 |" in lines
+        lines = table.recipe_table(runs).splitlines()
+        assert "| as_written | 3 | 0.7000 | 0.8500 | 3 of 3 | 200.0 | 1.00 |" in lines
+        assert "| open | 3 | 0.7000 | 0.8600 | 2 of 3 | 20.0 | 10.00 |" in lines
 
     def test_of_two_in_the_middle_the_lower_counts(self, table):
         runs = [self.run("as_written", n, 0.80 + 0.02 * n, epoch_seconds=100.0 + n) for n in range(4)]
         assert table.target(runs) == pytest.approx(0.82)
-        assert "| as_written | 3 of 4 | 102.0 | 1.00 |" in table.target_table(runs)
+        assert "| as_written | 4 | 0.7000 | 0.8300 | 3 of 4 | 102.0 | 1.00 |" in table.recipe_table(runs)
 
     def test_a_contestant_that_mostly_fails_has_no_time(self, table):
         runs = [self.run("as_written", n, 0.85, epoch_seconds=100.0) for n in range(3)]
         runs += [self.run("open", n, 0.84 + 0.01 * (n == 0), epoch_seconds=10.0) for n in range(3)]
-        assert "| open | 1 of 3 | - | - |" in table.target_table(runs).replace(table.ABSENT, "-")
+        lines = table.recipe_table(runs).replace(table.ABSENT, "-")
+        assert "| open | 3 | 0.7000 | 0.8400 | 1 of 3 | - | - |" in lines
+
+    def test_without_the_lectures_runs_there_are_scores_alone(self, table):
+        lines = table.recipe_table([self.run("open", 1, 0.9, epoch_seconds=10.0)]).replace(table.ABSENT, "-")
+        assert "| open | 1 | 0.7000 | 0.9000 | - | - | - |" in lines
+
+
+FACTS = {
+    **{"versions": {"torch": "2"}, "compiled_kernels": True, "commits": ["c"], "command": "x"},
+    **{"cpu": "a processor", "cores": 2, "python": "3"},
+    "always_one_label": [{"accuracy": 0.684, "f1": 0.812}],
+}
+
+
+class TestPage:
+    def run(self, contestant: str, **changes) -> dict:
+        epochs = [{"accuracy": 0.8, "f1": 0.86, "loss": 0.4, "since_start": 70.0}]
+        clocks = {"ms_per_step": 100.0, "loop_seconds": 60.0, "metrics_seconds": 72.0, "exit_seconds": 75.0}
+        return {"contestant": contestant, "seed": 1, "epochs": epochs, "disturbed": False, **clocks, **changes}
+
+    def test_another_recipe_is_beside_the_lectures_in_one_table_alone(self, table):
+        page = table.page([self.run("as_written", ms_per_step=500.0), self.run("ours"), self.run("open")], FACTS)
+        lectures, another = page.split("## Another recipe")
+        assert "| ours | the same | 1 | 100.0 | 100.0 | 100.0 | - | 5.00 |" in lectures.replace(table.ABSENT, "-")
+        assert "| ours | 10.0 | 60.0 | 2.0 | 3.0 | 20.0 |" in lectures
+        assert "| open |" not in lectures
+        assert "| open | 1 | 0.8000 | 0.8600 | 1 of 1 | 70.0 | 1.00 |" in another
+        assert "Nothing else ran beside them." in page and "Collapsed" not in page
+
+    def test_of_the_short_mode_it_has_step_times_alone(self, table):
+        page = table.page([self.run("ours", epochs=[])], FACTS)
+        assert "Steady step" in page
+        assert page.count("## ") == 2 and "Scores" not in page
+
+    def test_it_says_what_disturbed_or_collapsed(self, table):
+        constant = [{"accuracy": 0.684, "f1": 0.812, "loss": 0.6, "since_start": 70.0}]
+        page = table.page([self.run("ours", epochs=constant), self.run("tuned", disturbed=True)], FACTS)
+        assert "**Collapsed, answers always the same: ours seed 1.**" in page
+        assert "**Something else ran beside tuned seed 1.**" in page
 
 
 class TestAblation:
@@ -149,12 +195,32 @@ class TestAblation:
             for job in jobs
         ]
 
-    def test_the_page_has_means_of_held_out_rows_and_medians_of_dev(self, ablation):
+    def test_the_page_has_means_of_held_out_rows_and_medians_of_dev(self, ablation, table):
         variant = list(ablation.VARIANTS)[1]
-        page = ablation.page(self.runs(ablation, variant), "python bench/ablation.py")
-        scores = "| 3 | 0.7700 | 0.8200 | 0.700 to 0.860 | 3 | 0.7500 | 0.8000 | 0.700 to 0.860 |"
+        page = ablation.page(self.runs(ablation, variant), "python bench/ablation.py", 0.684).replace(table.ABSENT, "-")
+        scores = "| 3 | 0.7700 | 0.8200 | 0.700 to 0.860 | - | 3 | 0.7500 | 0.8000 | 0.700 to 0.860 | - |"
         assert f"| {variant} {scores}" in page
+        assert "always answering 1 scores 0.684" in page
         assert page.count("| 0 |") == 2 * (len(ablation.VARIANTS) - 1)
+
+    def test_a_gain_is_over_the_variant_beside_it_on_seeds_both_have(self, ablation, table):
+        bare, with_head = list(ablation.VARIANTS)[1:3]
+        assert ablation.VARIANTS[with_head].beside == bare
+        more = [
+            run | {"epochs": [{"accuracy": run["epochs"][-1]["accuracy"] + 0.02, "f1": 0.9}]}
+            for run in self.runs(ablation, with_head)
+            if run["seed"] != 3
+        ]
+        runs = self.runs(ablation, bare) + more
+        assert ablation.gain(runs, with_head, "dev") == "0.0200"
+        runs[-1]["epochs"][-1]["accuracy"] += 0.02
+        value, low, high = map(float, re.findall(r"[\d.]+", ablation.gain(runs, with_head, "dev")))
+        assert low < value == 0.03 < high
+        assert ablation.gain(runs, bare, "dev") == table.ABSENT
+
+    def test_every_variant_but_the_first_has_one_beside_it(self, ablation):
+        first, *others = ablation.VARIANTS.values()
+        assert first.beside is None and all(other.beside in ablation.VARIANTS for other in others)
 
     def test_runs_are_kept_while_their_settings_and_data_are_todays(self, ablation, monkeypatch):
         variant = list(ablation.VARIANTS)[1]
@@ -163,7 +229,7 @@ class TestAblation:
         assert ablation.still_wanted(runs, {"train.tsv": "b"}) == []
         monkeypatch.setattr(ablation, "HELD_OUT", (*ablation.HELD_OUT, "data.validation_fraction=0.3"))
         assert [run["judged_on"] for run in ablation.still_wanted(runs, {"train.tsv": "a"})] == ["dev"] * 3
-        monkeypatch.setitem(ablation.VARIANTS, variant, ("optim.lr=1",))
+        monkeypatch.setitem(ablation.VARIANTS, variant, ablation.Variant(("optim.lr=1",), None))
         assert ablation.still_wanted(runs, {"train.tsv": "a"}) == []
 
     def test_what_is_finished_is_kept_when_another_run_fails(self, ablation, monkeypatch, tmp_path):
@@ -179,6 +245,7 @@ class TestAblation:
         monkeypatch.setattr(ablation, "train", train)
         monkeypatch.setattr(ablation, "make_project", lambda project, *_: (project.mkdir(), made.append(project.name)))
         monkeypatch.setattr(ablation, "mrpc_digests", lambda folder: {})
+        monkeypatch.setattr(ablation, "majority_share", lambda folder: 0.684)
         monkeypatch.setattr(ablation, "RESULTS", tmp_path / "ablation.json")
         monkeypatch.setattr(ablation, "WORK", tmp_path)
         monkeypatch.setattr(ablation, "TOGETHER", 1)
@@ -192,6 +259,40 @@ class TestAblation:
         assert len(json.loads((tmp_path / "ablation.json").read_text())) == 2 * len(ablation.VARIANTS)
         assert len(made) == 1
         assert "| 2 | 0.5000 | 0.6000 | 0.500 to 0.500 |" in (tmp_path / "ablation.md").read_text()
+
+        variant = next(iter(ablation.VARIANTS))
+        arguments = ["--anew", "--judged-on", "dev", "--seeds", "2", "--variants", variant]
+        monkeypatch.setattr("sys.argv", ["ablation.py", *arguments])
+        monkeypatch.setattr(ablation, "train", lambda work, job: train(work, job) | {"anew": True})
+        ablation.main()
+        runs = json.loads((tmp_path / "ablation.json").read_text())
+        assert len(runs) == 2 * len(ablation.VARIANTS)
+        assert [(run["variant"], run["seed"]) for run in runs if "anew" in run] == [(variant, 2)]
+
+
+def test_sigterm_ends_what_a_thread_of_the_harness_runs():
+    program = (
+        "import subprocess, sys, threading, time\n"
+        "from machine import end_with_children\n"
+        "from tuneledger.errors import exit_code\n"
+        "def main():\n"
+        "    child = subprocess.Popen(['sleep', '100'], stdout=subprocess.DEVNULL)\n"
+        "    threading.Thread(target=child.wait).start()\n"
+        "    print(child.pid, flush=True)\n"
+        "    time.sleep(100)\n"
+        "end_with_children()\n"
+        "sys.exit(exit_code(main))\n"
+    )
+    path = os.pathsep.join(str(scratch.ROOT / name) for name in ("bench", "src"))
+    command = [sys.executable, "-c", program]
+    with subprocess.Popen(command, env=scratch.environment(PYTHONPATH=path), stdout=subprocess.PIPE) as harness:
+        child = int(harness.stdout.readline())
+        start = time.monotonic()
+        harness.terminate()
+        assert harness.wait(timeout=60) == 128 + signal.SIGTERM
+    assert time.monotonic() - start < 60
+    with pytest.raises(ProcessLookupError):
+        os.kill(child, 0)
 
 
 @pytest.fixture
@@ -217,16 +318,19 @@ def test_every_task_does_its_work_and_the_tokens_are_the_same(rows, tmp_path):
     rows.generate(tmp_path, 300)
     scratch_folder = tmp_path / "scratch"
     scratch_folder.mkdir()
-    assert row_tasks.prepare(tmp_path, scratch_folder)() is None
+    clock = row_tasks.Clock()
+    assert row_tasks.prepare(tmp_path, scratch_folder, clock)() is None
+    assert 0 < clock.seconds < 60
     (scratch_folder / "train.parquet").rename(tmp_path / "train.parquet")
-    counts = [row_tasks.TASKS[task](tmp_path, scratch_folder)() for task in ("tokenize", "datasets.map")]
-    assert counts[0] == counts[1] > 300 * 10
+    tasks = [row_tasks.TASKS[task] for task in ("tokenize", "datasets.map")]
+    digests = [task(tmp_path, scratch_folder, row_tasks.Clock())() for task in tasks]
+    assert digests[0] == digests[1] != row_tasks.digest([])
     assert row_tasks.peak_gib() > 0.1
 
 
 def test_a_table_of_rows_has_the_median_and_the_largest_memory(rows):
     runs = [
-        {"task": task, "rows": 1000, "seconds": seconds, "peak_gib": peak, "tokens": 5}
+        {"task": task, "rows": 1000, "seconds": seconds, "peak_gib": peak, "tokens_sha256": None}
         for task in rows.TASKS
         for seconds, peak in ((1.0, 0.3), (4.0, 0.2), (2.0, 0.25))
     ]

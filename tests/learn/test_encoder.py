@@ -8,6 +8,7 @@ import pytest
 import scratch
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import AlbertConfig, AlbertForSequenceClassification
 
 from tuneledger.errors import UserError
 from tuneledger.learn.encoder import check_tokens, count_parameters, load_encoder
@@ -198,7 +199,43 @@ class TestCheckTokens:
             check_tokens(encoder, **{"max_length": 64, "vocabulary": 1000, **change})
 
 
+class TestFrozenLayers:
+    def trained(self, saved: Path, layers: int, **changes) -> set[str]:
+        model = load(saved, frozen_layers=layers, **changes)
+        return {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+    def test_none(self, saved):
+        assert any("embeddings" in name for name in self.trained(saved, 0))
+
+    @pytest.mark.parametrize("head", [None, "pair"])
+    def test_the_first_and_the_embeddings(self, saved, head):
+        names = self.trained(saved, 1, head=head)
+        assert any("layer.1." in name for name in names) and any("classifier" in name for name in names)
+        assert not any("layer.0." in name or "embeddings" in name for name in names)
+
+    def test_all_leave_the_head(self, saved):
+        names = self.trained(saved, 2)
+        assert names and not any("layer." in name or "embeddings" in name for name in names)
+
+    @pytest.mark.parametrize("layers", [-1, 3, 0.5])
+    def test_out_of_range(self, saved, layers):
+        message = rf"^model\.frozen_layers = {layers}: give 0 to 2, the layers of this model$"
+        with pytest.raises(UserError, match=message):
+            load(saved, frozen_layers=layers)
+
+    def test_layers_that_share_their_weights(self, tmp_path):
+        shape = {"vocab_size": 50, "embedding_size": 8, "hidden_size": 8, "intermediate_size": 8}
+        config = AlbertConfig(**shape, num_attention_heads=2, num_hidden_layers=3, num_labels=3)
+        AlbertForSequenceClassification(config).save_pretrained(tmp_path)
+        assert load(tmp_path, frozen_layers=0)
+        with pytest.raises(UserError, match=r"^model\.frozen_layers = 1: the layers of this albert share weights"):
+            load(tmp_path, frozen_layers=1)
+
+
 def test_count_parameters():
     model = torch.nn.Sequential(torch.nn.Embedding(10, 4), torch.nn.Linear(4, 3), torch.nn.Linear(3, 2))
     model[2].weight.requires_grad = False
-    assert count_parameters(model) == {"parameters": 63, "trainable_parameters": 57, "matrix_parameters": 23}
+    expected = {"parameters": 63, "trainable_parameters": 57}
+    assert count_parameters(model) == {**expected, "matrix_parameters": 23, "trainable_matrix_parameters": 17}
+    model[0].weight.requires_grad = False
+    assert count_parameters(model)["trainable_matrix_parameters"] == 17

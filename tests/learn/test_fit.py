@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import scratch
 import torch
+from safetensors.torch import load_file
 
 from tuneledger.errors import Interrupted, UserError
 from tuneledger.learn import history
@@ -327,3 +328,14 @@ def test_on_a_cpu_compile_changes_nothing(train, tmp_path):
 
     with_, without = (train(tmp_path / str(flag), prepare=watch, max_epochs=1, compile=flag) for flag in (True, False))
     assert with_.steps == without.steps
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_frozen_layers_stay_and_the_others_move(few, tmp_path, train, implementation, precision):
+    before, _ = scratch.make_training(few)
+    train(changes={"model": {"frozen_layers": 1}}, precision=precision, select={"metric": "epoch", "mode": "max"})
+    after = load_file(tmp_path / "run" / "best" / "model.safetensors")
+    for name, weight in before.model.state_dict().items():
+        frozen = "embeddings" in name or "layer.0." in name
+        if frozen or "key.bias" not in name:  # which softmax does not see
+            assert torch.equal(weight, after[name]) == frozen, name

@@ -21,6 +21,7 @@ from tuneledger.learn.processes import process_number, started_as_further_proces
 LOADER = {"batch_size": 47, "eval_batch_size": 7}
 SETTINGS = {**scratch.TRAINER, "max_epochs": 4, "checkpoint_every_n_steps": 1}
 PROCESSES = 2
+IN_BF16 = 2e-3  # by which losses may differ
 
 
 def slurm(task: int, port: int) -> dict[str, str]:
@@ -176,6 +177,21 @@ def test_other_settings_train_as_one_too(context, few: Path, tmp_path: Path):
     assert_same(tmp_path / "two", tmp_path / "alone", steps=4)
 
 
+def test_in_bf16_losses_agree_to_its_rounding(context, few: Path, tmp_path: Path):
+    """Each process rounds the gradients of its own rows, so sums differ by bf16's 2**-9 of their parts."""
+    changes = {"precision": "bf16-mixed"}
+    process = context.Process(target=train, args=(few, tmp_path / "alone", changes, {}))
+    process.start()
+    process.join()
+    assert process.exitcode == 0
+    assert together(context, few, tmp_path / "two", changes=changes) == [0, 0]
+    expected = np.load(tmp_path / "alone" / "record-alone.npz")
+    for number in range(PROCESSES):
+        found = np.load(tmp_path / "two" / f"record-{number}.npz")
+        np.testing.assert_allclose(found["steps"], expected["steps"], rtol=0, atol=IN_BF16)
+        np.testing.assert_allclose(found["epochs"][:, 2:4], expected["epochs"][:, 2:4], rtol=0, atol=IN_BF16)
+
+
 class TestProcessNumber:
     def test_one_process_in_a_cluster_that_started_one(self, monkeypatch):
         for name, value in (torchrun(0, 1) | {"WORLD_SIZE": "1"}).items():
@@ -187,6 +203,13 @@ class TestProcessNumber:
         for name, value in torchrun(1, 1).items():
             monkeypatch.setenv(name, value)
         with pytest.raises(UserError, match=r"^torchrun started 2 processes, but one trains: set trainer=ddp"):
+            process_number(devices=1, num_nodes=1)
+
+    def test_one_process_where_slurm_started_two(self, monkeypatch):
+        """Or the second would train as if alone, in the folder of DVC's own files."""
+        for name, value in slurm(1, 1).items():
+            monkeypatch.setenv(name, value)
+        with pytest.raises(UserError, match=r"^SLURM_PROCID=1 says .* set trainer=ddp.* unset SLURM_PROCID$"):
             process_number(devices=1, num_nodes=1)
 
     def test_slurm_without_srun(self, monkeypatch):

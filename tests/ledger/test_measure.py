@@ -16,12 +16,18 @@ TOTALS = {
     "squared_lengths": 640_000,
     "resumed": 1,
 }
-PARAMETERS = {"parameters": 1_000, "trainable_parameters": 900, "matrix_parameters": 600}
+PARAMETERS = {
+    "parameters": 1_000,
+    "trainable_parameters": 900,
+    "matrix_parameters": 600,
+    "trainable_matrix_parameters": 500,
+}
+SHAPE = {"layers": 2, "trained_layers": 1, "hidden_size": 32}
 
 
 def test_training_cost():
-    cost = training_cost(TOTALS, PARAMETERS, tokens_per_epoch=3_000, epochs=4, layers=2, hidden_size=32)
-    flops = 6 * 600 * 16_000 + 12 * 2 * 32 * 640_000
+    cost = training_cost(TOTALS, PARAMETERS, tokens_per_epoch=3_000, epochs=4, **SHAPE)
+    flops = (2 * 600 + 4 * 500) * 16_000 + (4 * 2 + 8 * 1) * 32 * 640_000
     assert cost == {
         "fit_seconds": 10.0,
         "train_seconds": 8.0,
@@ -43,12 +49,23 @@ def test_training_cost():
 
 def test_flops_of_bert_base_on_one_row_of_128():
     """85.6 M weights outside the embeddings: 6 N for 128 tokens is 66 GFLOP; attention adds 12 x 12 x 768 x 128²."""
-    flops = training_flops(85_648_130, 128, 128**2, 12, 768)
+    shape = {"layers": 12, "trained_layers": 12, "hidden_size": 768}
+    flops = training_flops(85_648_130, 85_648_130, tokens=128, squared_lengths=128**2, **shape)
     assert flops == pytest.approx(66e9 + 1.8e9, rel=0.01)
 
 
 def test_attention_counts_with_the_square_of_the_length():
-    assert training_flops(0, 10, 200, 3, 8) == 2 * training_flops(0, 10, 100, 3, 8) == 12 * 3 * 8 * 200
+    shape = {"tokens": 10, "layers": 3, "trained_layers": 3, "hidden_size": 8}
+    once, twice = (training_flops(0, 0, squared_lengths=squared, **shape) for squared in (100, 200))
+    assert twice == 2 * once == 12 * 3 * 8 * 200
+
+
+def test_frozen_layers_are_passed_forward_alone():
+    """Of a model frozen as a whole that is 2 N of 6 N, and a third of attention."""
+    sizes = {"tokens": 10, "squared_lengths": 100, "layers": 3, "hidden_size": 8}
+    frozen = training_flops(50, 0, trained_layers=0, **sizes)
+    trained = training_flops(50, 50, trained_layers=3, **sizes)
+    assert frozen == trained / 3
 
 
 def test_hardware_without_a_gpu(monkeypatch):

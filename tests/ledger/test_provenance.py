@@ -165,7 +165,10 @@ class TestRunKey:
         (code / "notes.txt").write_text("notes")
         assert self.key() == before
         (code / "module.py").write_text("two\n")
-        assert self.key() != before
+        changed = self.key()
+        assert changed != before
+        (code / "kernels.cpp").write_text("three\n")
+        assert self.key() not in (before, changed)
 
     @pytest.mark.parametrize("library", ["torch", "transformers", "lightning", "numpy"])
     def test_changes_with_the_libraries(self, monkeypatch, library):

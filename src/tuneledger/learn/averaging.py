@@ -9,9 +9,8 @@ import torch
 
 from tuneledger.errors import UserError
 
-EVERY = (
-    5  # optimizer steps between two updates: each reads and writes all weights, which takes as long as a step of AdamW
-)
+# Optimizer steps between two updates: each reads and writes all weights, which takes as long as a step of AdamW.
+EVERY = 5
 
 
 def check_average(average: float | None) -> None:

@@ -31,7 +31,7 @@ def read_meta(tokenized: Path, config: dict[str, Any]) -> dict[str, Any]:
 
 
 def build(config: dict[str, Any], meta: dict[str, Any], tokenized: Path) -> tuple[Any, Any]:
-    """The Lightning module and data module; settings are checked before any weight is loaded."""
+    """The Lightning module and data module; of the settings what needs no model is checked before one is loaded."""
     import torch
     from transformers import AutoTokenizer
 

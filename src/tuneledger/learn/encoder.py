@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -11,6 +11,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassificati
 from transformers.utils import logging as transformers_logging
 
 from tuneledger.errors import UserError
+from tuneledger.learn.depth import depths, layer_count
 from tuneledger.learn.text_pairs import PairClassifier, PairConfig
 from tuneledger.text.source import hub_errors, locate, verify
 from tuneledger.text.tokenize import positions
@@ -36,6 +37,7 @@ def load_encoder(
     head: str | None,
     both_orders: bool,
     dropout: float | None,
+    frozen_layers: int,
 ) -> PreTrainedModel:
     """A sequence classifier in float32 and in training mode; weights it lacks are drawn from torch's generator.
 
@@ -51,9 +53,12 @@ def load_encoder(
         head: None for that of the checkpoint or its family, "pair" for `tuneledger.learn.text_pairs.PairClassifier`.
         both_orders: see there.
         dropout: probability for hidden states and attention; None keeps the checkpoint's.
+        frozen_layers: how many of the first layers stay as they are, and with them the embeddings; 0 trains all (Lee
+            et al. 2019, arXiv 1911.03090).
 
     Raises:
-        UserError: no such model, other weights than expected, or a head for another number of labels.
+        UserError: no such model, other weights than expected, a head for another number of labels, or a value out of
+            its range.
     """
     transformers_logging.disable_progress_bar()  # also for saving, after each better epoch
     source = locate(path)
@@ -77,6 +82,7 @@ def load_encoder(
         model = _with_pair_head(source, revision, config)
     else:
         model = _pretrained(source, revision, config, made_for, new_head)
+    _freeze(model, frozen_layers)
     return model.train()  # from_pretrained returns evaluation mode, in which dropout is off
 
 
@@ -125,6 +131,19 @@ def _with_pair_head(source: str, revision: str | None, config: PairConfig) -> Pa
     _check_complete(source, list(info["missing_keys"]))
     model.encoder.load_state_dict({name: w for name, w in encoder.state_dict().items() if ".pooler." not in f".{name}"})
     return model
+
+
+def _freeze(model: PreTrainedModel, layers: int) -> None:
+    there = layer_count(model)
+    if layers and there != model.base_model.config.num_hidden_layers:
+        raise UserError(
+            f"model.frozen_layers = {layers}: the layers of this {model.config.model_type} share weights, set 0"
+        )
+    if not isinstance(layers, int) or not 0 <= layers <= there:
+        raise UserError(f"model.frozen_layers = {layers}: give 0 to {there}, the layers of this model")
+    for depth, parameter in depths(model):
+        if layers and depth > there - layers:
+            parameter.requires_grad_(False)
 
 
 def _reshape(config: PreTrainedConfig, architecture: dict[str, int]) -> None:
@@ -214,11 +233,16 @@ def check_tokens(encoder: PreTrainedModel, *, max_length: int, vocabulary: int) 
 
 
 def count_parameters(model: PreTrainedModel) -> dict[str, int]:
-    """Numbers of weights: all, trainable, and those outside embedding tables, which the FLOP estimate counts."""
-    embedding = sum(m.weight.numel() for m in model.modules() if isinstance(m, torch.nn.Embedding))
-    total = sum(p.numel() for p in model.parameters())
+    """Numbers of weights: all and trainable, each also without embedding tables, as the FLOP estimate counts them."""
+    tables = [module.weight for module in model.modules() if isinstance(module, torch.nn.Embedding)]
+
+    def count(weights: Iterable[torch.Tensor], trained: bool) -> int:
+        return sum(weight.numel() for weight in weights if weight.requires_grad or not trained)
+
+    total, trainable = (count(model.parameters(), trained) for trained in (False, True))
     return {
         "parameters": total,
-        "trainable_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
-        "matrix_parameters": total - embedding,
+        "trainable_parameters": trainable,
+        "matrix_parameters": total - count(tables, trained=False),
+        "trainable_matrix_parameters": trainable - count(tables, trained=True),
     }

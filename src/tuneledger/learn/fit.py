@@ -31,7 +31,7 @@ from tuneledger.learn.history import History, Meter, Row
 from tuneledger.learn.interrupts import held_signals
 from tuneledger.learn.module import Classifier
 from tuneledger.learn.optimizer import takes_any_gradient
-from tuneledger.learn.packed.bert import known, packable
+from tuneledger.learn.packed.bert import of_bert_family, packable
 from tuneledger.learn.packed.vocabulary import vocabulary_in_use
 from tuneledger.learn.trainer import make_trainer
 from tuneledger.learn.validation import ValidationRecord
@@ -124,7 +124,7 @@ def fit(
             accelerator=accelerator,
             devices=devices,
             num_nodes=num_nodes,
-            find_unused_parameters=not known(module.model),
+            find_unused_parameters=not of_bert_family(module.model),
             precision=precision,
             accumulate_grad_batches=accumulate_grad_batches,
             gradient_clip_val=gradient_clip_val,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from typing import Any
 
 import torch
@@ -14,11 +13,9 @@ from torch.optim.lr_scheduler import LambdaLR
 from transformers import get_scheduler
 
 from tuneledger.errors import UserError
+from tuneledger.learn.depth import depths
 from tuneledger.learn.packed.adamw import KernelAdamW, usable
 
-LAYER = re.compile(
-    r"\.(\d+)\."
-)  # of a parameter's name in a stack of layers, as in encoder.layer.3.output.dense.weight
 SCHEDULES = {"linear": "linear", "cosine": "cosine", "constant": "constant_with_warmup"}
 
 
@@ -76,16 +73,10 @@ def _levels(model: torch.nn.Module, layer_decay: float) -> list[tuple[float, lis
     """Trained parameters with their share of the learning rate, from the head down; in one piece where all have one."""
     if layer_decay == 1:
         return [(1.0, _trained(model))]
-    tables = (module for module in model.modules() if isinstance(module, torch.nn.Embedding))
-    embeddings = {id(parameter) for table in tables for parameter in table.parameters()}
-    numbers = [LAYER.search(name) for name, _ in model.named_parameters()]
-    layers = max((int(number[1]) + 1 for number in numbers if number), default=0)
     levels: dict[int, list[torch.nn.Parameter]] = {}
-    for number, (name, parameter) in zip(numbers, model.named_parameters(), strict=True):
-        at_the_bottom = id(parameter) in embeddings or "embed" in name  # also their normalisation
-        below_head = layers - int(number[1]) if number else (layers + 1) * at_the_bottom
+    for depth, parameter in depths(model):
         if parameter.requires_grad:
-            levels.setdefault(below_head, []).append(parameter)
+            levels.setdefault(depth, []).append(parameter)
     return [(layer_decay**depth, levels[depth]) for depth in sorted(levels)]
 
 

@@ -26,6 +26,11 @@ def process_number(*, devices: int, num_nodes: int) -> int:
             raise UserError(
                 f"torchrun started {started} processes, but one trains: set trainer=ddp and trainer.devices"
             )
+        if further := _further_rank():
+            raise UserError(
+                f"{further} says that this is one more process of several, but one trains: set trainer=ddp, "
+                f"trainer.devices and trainer.num_nodes, or for a training of its own unset {further.partition('=')[0]}"
+            )
         return 0
     from lightning.fabric.plugins.environments import (
         LightningEnvironment,
@@ -52,4 +57,9 @@ def process_number(*, devices: int, num_nodes: int) -> int:
 
 def started_as_further_process() -> bool:
     """Whether torchrun, SLURM or MPI started this one beside a first; of use before settings are known."""
-    return any(os.environ.get(name, "0") != "0" for name in RANKS)
+    return _further_rank() is not None
+
+
+def _further_rank() -> str | None:
+    """The variable and value that say so."""
+    return next((f"{name}={os.environ[name]}" for name in RANKS if os.environ.get(name, "0") != "0"), None)

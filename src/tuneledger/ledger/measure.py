@@ -17,6 +17,7 @@ def training_cost(
     tokens_per_epoch: int,
     epochs: int,
     layers: int,
+    trained_layers: int,
     hidden_size: int,
 ) -> dict[str, float]:
     """Rates and totals of one training.
@@ -26,7 +27,7 @@ def training_cost(
         parameters: as `learn.encoder.count_parameters` counts them.
         tokens_per_epoch: real tokens, special ones included.
         epochs: as trained, which early stopping may have cut short.
-        layers, hidden_size: the encoder's shape.
+        layers, trained_layers, hidden_size: the encoder's shape, and how many of its last layers were trained.
 
     Returns:
         seconds: train, validation and fit, their sum; examples and tokens (real, padded), each in all and a second
@@ -36,10 +37,12 @@ def training_cost(
     tokens_total = tokens_per_epoch * epochs
     flops = training_flops(
         parameters["matrix_parameters"],
-        totals["padded_tokens"],
-        totals["squared_lengths"],
-        layers,
-        hidden_size,
+        parameters["trainable_matrix_parameters"],
+        tokens=totals["padded_tokens"],
+        squared_lengths=totals["squared_lengths"],
+        layers=layers,
+        trained_layers=trained_layers,
+        hidden_size=hidden_size,
     )
     return {
         "fit_seconds": seconds + totals["validation_seconds"],
@@ -61,19 +64,28 @@ def training_cost(
 
 
 def training_flops(
-    matrix_parameters: int, tokens: float, squared_lengths: float, layers: int, hidden_size: int
+    matrix_parameters: int,
+    trainable_matrix_parameters: int,
+    *,
+    tokens: float,
+    squared_lengths: float,
+    layers: int,
+    trained_layers: int,
+    hidden_size: int,
 ) -> float:
-    """Floating-point operations of forward and backward passes: 6 a weight and token, plus attention.
+    """Floating-point operations: 2 a weight and token forward, 4 a trained one backward, plus attention.
 
     Args:
-        matrix_parameters: weights outside embedding tables.
+        matrix_parameters, trainable_matrix_parameters: weights outside embedding tables; what is frozen lies below what
+            is trained, so that no gradient passes through it.
         tokens: as computed, padding included.
         squared_lengths: sum over rows of the square of their padded length.
 
     Source: Kaplan et al. 2020 (arXiv 2001.08361), section 2.1, for 6 N; Chowdhery et al. 2022 (arXiv 2204.02311),
     appendix B, for attention's 12 layers x hidden size x length a token.
     """
-    return 6.0 * matrix_parameters * tokens + 12.0 * layers * hidden_size * squared_lengths
+    weights = 2.0 * matrix_parameters + 4.0 * trainable_matrix_parameters
+    return weights * tokens + (4.0 * layers + 8.0 * trained_layers) * hidden_size * squared_lengths
 
 
 def hardware() -> dict[str, Any]:

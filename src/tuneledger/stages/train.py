@@ -227,6 +227,7 @@ def measured_fit(
         tokens_per_epoch=meta["splits"]["train"]["tokens"],
         epochs=len(result.epochs),
         layers=encoder.num_hidden_layers,
+        trained_layers=encoder.num_hidden_layers - config["model"]["frozen_layers"],
         hidden_size=encoder.hidden_size,
     )
     extra = {"peak_memory_gib": peak_memory_gib(), "precision": result.precision, "hardware": hardware()}

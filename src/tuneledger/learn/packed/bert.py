@@ -58,7 +58,7 @@ def classify(model: PreTrainedModel, inputs: dict[str, torch.Tensor]) -> torch.T
     return model.classifier(first if pooler is None else model.dropout(pooler(first)))
 
 
-def known(model: PreTrainedModel) -> bool:
+def of_bert_family(model: PreTrainedModel) -> bool:
     """Whether this is a classifier of the BERT family, or of pairs with such an encoder."""
     part, names = (model.base_model, ENCODERS) if isinstance(model, PairClassifier) else (model, CLASSIFIERS)
     return type(part).__name__ in names and type(part).__module__.startswith("transformers.models.")
@@ -67,7 +67,7 @@ def known(model: PreTrainedModel) -> bool:
 def packable(model: PreTrainedModel) -> bool:
     """Whether `classify` knows how this model computes."""
     return (
-        known(model)
+        of_bert_family(model)
         and model.device.type == "cpu"
         and model.dtype == torch.float32
         and not model.base_model.config.is_decoder

@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from record import BATCH_SIZE, EPOCHS, Stopwatch, arguments, weights_digest
+from contestants import BATCH_SIZE, EPOCHS
+from record import Stopwatch, arguments, weights_digest
 from transformers import AutoModelForSequenceClassification as Classifier
 from transformers import AutoTokenizer, DataCollatorWithPadding, Trainer, TrainerCallback, TrainingArguments
 
@@ -23,14 +24,14 @@ from tuneledger.paths import TOKENIZED, write_json
 from tuneledger.text.batches import TokenizedSplit
 from tuneledger.text.source import locate
 
-LECTURE = {
+AS_WRITTEN = {
     "num_train_epochs": EPOCHS,
     "per_device_train_batch_size": BATCH_SIZE,
     "learning_rate": 5e-5,
     "eval_strategy": "epoch",
     "use_cpu": True,
 }
-FLAGS = {
+TUNED = AS_WRITTEN | {
     "bf16": True,
     "optim": "adamw_torch_fused",  # also the default
     "train_sampling_strategy": "group_by_length",
@@ -112,7 +113,7 @@ def main() -> None:
     model = Classifier.from_pretrained(locate(params["model"]["path"]), num_labels=2, dtype=torch.float32)
     watch = Stopwatch(run.steps)
     watch.weights_sha256 = weights_digest(model)
-    flags = LECTURE if as_written else LECTURE | FLAGS
+    flags = AS_WRITTEN if as_written else TUNED
     trainer = Peer(
         watch,
         json.loads(run.order.read_text(encoding="utf-8")) if as_written else None,
