@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
 import pytest
+
+from tuneledger.show.tables import duration
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -31,6 +34,23 @@ def test_paths_were_found_at_all():
 @pytest.mark.parametrize("image", re.findall(r"!\[[^]]*\]\(([^)]+)\)", README))
 def test_images_exist(image: str):
     assert (ROOT / image).is_file()
+
+
+def test_the_default_runs_figures_are_the_committed_ones():
+    scores = json.loads((ROOT / "results/eval/metrics.json").read_text())
+    seconds = json.loads((ROOT / "results/train/cost.json").read_text())["fit_seconds"]
+    accuracy, f1 = (
+        f"{scores[name]:.3f} [{scores[f'{name}_low']:.3f}, {scores[f'{name}_high']:.3f}]" for name in ("accuracy", "f1")
+    )
+    (row,) = (line for line in README.splitlines() if line.startswith("| default: "))
+    cells = [cell.strip() for cell in row.strip("|").split("|")]
+    assert cells[1:] == [
+        f"{scores['split']}, {scores['rows']} pairs",
+        accuracy,
+        f"{scores['majority_baseline']:.3f}",
+        f1,
+        duration(seconds),
+    ]
 
 
 def test_no_placeholder_is_left():
