@@ -27,7 +27,7 @@ lint: setup  ## check style
 	$(BIN)/ruff format --check src tests bench
 
 test: lint  ## lint, then run the tests
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 ui: setup  ## open the MLflow UI on http://127.0.0.1:5000, with one worker
 	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(BIN)/mlflow ui --host 127.0.0.1 --port 5000 --workers 1 \
