@@ -30,6 +30,7 @@ from tuneledger.paths import TRAIN_RESULTS, remove, replacing, write_json, write
 from tuneledger.show.tables import ABSENT, markdown, number
 
 TOGETHER = 2
+FEWEST = 3  # seeds of which an interval says anything
 RESULTS = BENCH / "results" / "ablation.json"
 # Beside rate, epochs and batches this differs from the lecture's in weight decay 0.01 and grouping by length.
 PLAIN = (*PAIRS, "model.head=null", "model.both_orders=false", "trainer.average=null")
@@ -131,7 +132,8 @@ def gain(runs: list[Run], variant: str, judged_on: str) -> str:
     seeds = with_it.keys() & without.keys()
     if not seeds:
         return ABSENT
-    return interval(paired(mean_difference, *({seed: side[seed] for seed in seeds} for side in (with_it, without))), 4)
+    estimate = paired(mean_difference, *({seed: side[seed] for seed in seeds} for side in (with_it, without)))
+    return interval(estimate, 4) if len(seeds) >= FEWEST else number(estimate[0], 4)
 
 
 def page(runs: list[Run], command: str, majority: float) -> str:
@@ -158,7 +160,7 @@ def page(runs: list[Run], command: str, majority: float) -> str:
         "both sides; for choosing. Dev: all training rows, other weights of the head, order and dropout for each seed; "
         f"for reporting; always answering 1 scores {number(majority, 3)} there. A row that begins with + has what the "
         "row above it has, and that. Gain: in accuracy, over the row above, or of a row below experiment=pairs over "
-        "that; the mean over seeds, in brackets its 95 % bootstrap interval."
+        f"that; the mean over seeds, of at least {FEWEST} with its 95 % bootstrap interval."
     )
     made_by = sorted({f"{run['cpu']}, {run['versions']}, commit {run['commit']}" for run in runs})
     title = "# What the settings of experiment=pairs bring: all-MiniLM-L6-v2 on MRPC"

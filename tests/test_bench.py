@@ -214,6 +214,9 @@ class TestAblation:
         runs = self.runs(ablation, bare) + more
         assert ablation.gain(runs, with_head, "dev") == "0.0200"
         runs[-1]["epochs"][-1]["accuracy"] += 0.02
+        assert ablation.gain(runs, with_head, "dev") == "0.0300"  # of two seeds there is no interval to speak of
+        third = runs[-1] | {"seed": 3, "epochs": [{"accuracy": 0.86 + 0.03, "f1": 0.9}]}
+        runs.append(third)
         value, low, high = map(float, re.findall(r"[\d.]+", ablation.gain(runs, with_head, "dev")))
         assert low < value == 0.03 < high
         assert ablation.gain(runs, bare, "dev") == table.ABSENT
