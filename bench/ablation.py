@@ -24,6 +24,7 @@ from machine import end_with_children, environment
 from project import BENCH, MRPC, ROOT, WORK, fingerprint, make_project, mrpc_digests, sources, stage
 from table import interval, mean_difference, paired
 
+from tuneledger.conf import compose
 from tuneledger.errors import exit_code
 from tuneledger.ledger.provenance import git_commit
 from tuneledger.paths import TRAIN_RESULTS, remove, replacing, write_json, write_text
@@ -32,8 +33,8 @@ from tuneledger.show.tables import ABSENT, markdown, number
 TOGETHER = 2
 FEWEST = 3  # seeds of which an interval says anything
 RESULTS = BENCH / "results" / "ablation.json"
-# Beside rate, epochs and batches this differs from the lecture's in weight decay 0.01 and grouping by length.
-PLAIN = (*PAIRS, "model.head=null", "model.both_orders=false", "trainer.average=null")
+# Beside rate and batches this differs from the lecture's in weight decay 0.01 and grouping by length.
+PLAIN = (*PAIRS, "model.head=null", "model.both_orders=false", "trainer.average=null", "model.frozen_layers=0")
 
 
 class Variant(NamedTuple):
@@ -44,18 +45,24 @@ class Variant(NamedTuple):
 
 
 START = "the lecture's recipe"
-BARE = "1e-4 with warm-up, 5 epochs, batches of 16 of like length, weight decay"
-RECIPE = "+ averaged weights = experiment=pairs"
+BARE = "2e-4 with warm-up, batches of 16 of like length, weight decay"
+RECIPE = "+ 2 layers frozen = experiment=pairs"
+SLOWER = (*PAIRS, "optim.lr=1e-4", "model.frozen_layers=0")
+HEAD, ORDERS, AVERAGE = "model.head=pair", "model.both_orders=true", "trainer.average=0.99"
 VARIANTS = {
     START: Variant((*LECTURE, BF16), None),
     BARE: Variant(PLAIN, START),
-    "+ head: pair": Variant((*PLAIN, "model.head=pair"), BARE),
-    "+ both orders": Variant((*PLAIN, "model.head=pair", "model.both_orders=true"), "+ head: pair"),
-    RECIPE: Variant(PAIRS, "+ both orders"),
-    "pairs, 3 epochs": Variant((*PAIRS, "trainer.max_epochs=3"), RECIPE),
-    "pairs, 2 layers frozen": Variant((*PAIRS, "model.frozen_layers=2"), RECIPE),
-    "pairs, rate 5e-5": Variant((*PAIRS, "optim.lr=5e-5"), RECIPE),
-    "pairs, rate 2e-4": Variant((*PAIRS, "optim.lr=2e-4"), RECIPE),
+    "+ head: pair": Variant((*PLAIN, HEAD), BARE),
+    "+ both orders": Variant((*PLAIN, HEAD, ORDERS), "+ head: pair"),
+    "+ averaged weights": Variant((*PLAIN, HEAD, ORDERS, AVERAGE), "+ both orders"),
+    RECIPE: Variant(PAIRS, "+ averaged weights"),
+    "pairs, 3 layers frozen": Variant((*PAIRS, "model.frozen_layers=3"), RECIPE),
+    "pairs, batches of 8": Variant((*PAIRS, "loader.batch_size=8"), RECIPE),
+    "pairs, 5 epochs": Variant((*PAIRS, "trainer.max_epochs=5"), RECIPE),
+    "pairs, rate 1e-4": Variant((*PAIRS, "optim.lr=1e-4"), RECIPE),
+    "pairs, rate 3e-4": Variant((*PAIRS, "optim.lr=3e-4"), RECIPE),
+    "pairs, rate 1e-4, no layer frozen": Variant(SLOWER, RECIPE),
+    "pairs, rate 1e-4, no layer frozen, 5 epochs": Variant((*SLOWER, "trainer.max_epochs=5"), RECIPE),
     "pairs, layer_decay 0.9": Variant((*PAIRS, "optim.layer_decay=0.9"), RECIPE),
     "pairs, label_smoothing 0.1": Variant((*PAIRS, "loss.label_smoothing=0.1"), RECIPE),
     "pairs, r_drop 1": Variant((*PAIRS, "loss.r_drop=1"), RECIPE),
@@ -93,6 +100,11 @@ class Job(NamedTuple):
     def settings(self) -> list[str]:
         return [*VARIANTS[self.variant].settings, *self.tokens, f"seed={self.seed}"]
 
+    def config_sha256(self) -> str:
+        """Of all settings as they are composed, wherever in conf/ they come from."""
+        composed = compose(self.settings)
+        return fingerprint({section: composed[section] for section in composed if section != "conf_sha"})
+
     def project(self, work: Path) -> Path:
         return work / (f"held_out-{self.seed}" if self.tokens else "dev")
 
@@ -107,17 +119,17 @@ def train(work: Path, job: Job) -> Run:
     remove(out)
     names = ("val_loss", "accuracy", "f1")
     epochs = [{name: round(float(row[name]), 6) for name in names} for row in rows]
-    return {**job._asdict(), "settings": job.settings, "epochs": epochs}
+    return {**job._asdict(), "settings": job.settings, "config_sha256": job.config_sha256(), "epochs": epochs}
 
 
 def still_wanted(runs: list[Run], data_sha256: dict[str, str]) -> list[Run]:
-    """Kept runs of variants as they are set today, on the same data."""
+    """Kept runs of variants as they are set today, also in conf/, on the same data."""
     return [
         run
         for run in runs
         if run["variant"] in VARIANTS
-        and run["settings"] == Job(run["variant"], run["judged_on"], run["seed"]).settings
         and run["data_sha256"] == data_sha256
+        and run["config_sha256"] == job_of(run).config_sha256()
     ]
 
 

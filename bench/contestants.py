@@ -38,8 +38,13 @@ CONTESTANTS = {
     "open": Contestant(
         "ours.py",
         OWN,
-        "tuneledger in bf16 by another recipe, experiment=pairs: 5 epochs, batches of 16, its own head",
+        "tuneledger in bf16 by another recipe, experiment=pairs: batches of 16, two layers frozen, its own head",
         PAIRS,
         open=True,
     ),
+}
+# Same training, another implementation; and any training from the same checkpoint on the same rows.
+DIVISIONS = {
+    "closed": [name for name, contestant in CONTESTANTS.items() if not contestant.open],
+    "open": ["as_written", "open"],
 }

@@ -1,4 +1,4 @@
-"""The side-by-side harness: `python bench/headline.py` measures all contestants and writes bench/results/.
+"""The side-by-side harness: `python bench/headline.py closed` and `... open` measure and write bench/results/.
 
 Works in a private copy of the project below bench/work/, named after code, settings, data and libraries. Each
 finished run is kept there, so that the same command goes on after an interruption.
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from contestants import BATCH_SIZE, CONTESTANTS, EPOCHS, LECTURE, SAME
+from contestants import BATCH_SIZE, CONTESTANTS, DIVISIONS, EPOCHS, LECTURE, SAME
 from filelock import FileLock
 from machine import end_with_children, environment, measured, wait_until_idle
 from project import BENCH, MRPC, ROOT, ROWS, WORK, environ_of, fingerprint, make_project, mrpc_digests, sources
@@ -140,7 +140,7 @@ def check_rows(project: Path, data: Path) -> None:
 
 
 def describe(project: Path, runs: list[Run], data_sha256: dict[str, str]) -> dict[str, Any]:
-    """What headline.json records beside the runs."""
+    """What a table's JSON records beside the runs."""
     positive = float(TokenizedSplit(project / TOKENIZED / "validation.arrow").labels.mean())
     always = [{"accuracy": 1 - positive, "f1": 0.0}, {"accuracy": positive, "f1": 2 * positive / (1 + positive)}]
     return {
@@ -157,15 +157,21 @@ def describe(project: Path, runs: list[Run], data_sha256: dict[str, str]) -> dic
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Measure tuneledger beside transformers.Trainer.")
-    parser.add_argument("--contestants", nargs="+", choices=CONTESTANTS, default=list(CONTESTANTS))
+    parser.add_argument("division", choices=DIVISIONS, help="the lecture's recipe made faster; or any recipe")
+    parser.add_argument("--contestants", nargs="+", choices=CONTESTANTS, help="of the division: all")
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3, 4, 5])
-    parser.add_argument("--steps", type=int, help="short mode: end each training after so many; step times alone")
+    parser.add_argument("--steps", type=int, help="closed only: end each training after so many; step times alone")
     parser.add_argument("--out", type=Path, help="folder for the tables, instead of results/, or work/short/ if short")
     parser.add_argument("--data", type=Path, default=MRPC, help="folder with GLUE's MRPC")
     parser.add_argument("--anyway", action="store_true", help="also while other work runs: to try the harness out")
     chosen = parser.parse_args()
     if chosen.steps is not None and not WARMUP + 1 < chosen.steps < EPOCH_STEPS:
         raise UserError(f"--steps {chosen.steps}: give {WARMUP + 2} to {EPOCH_STEPS - 1}, within the first epoch")
+    if chosen.steps and chosen.division == "open":
+        raise UserError("--steps compares steps, of which the open division has different ones: leave it out")
+    contestants = chosen.contestants or DIVISIONS[chosen.division]
+    if others := [name for name in contestants if name not in DIVISIONS[chosen.division]]:
+        raise UserError(f"--contestants {' '.join(others)}: not in this division, {DIVISIONS[chosen.division]} are")
     data = chosen.data.resolve()
     digests = mrpc_digests(data)
     scripts = {name: (BENCH / name).read_text(encoding="utf-8") for name in (*SCRIPTS, *MEASURING)}
@@ -176,16 +182,14 @@ def main() -> None:
             with replacing(work / "project") as project:
                 make_copy(project, data)
         check_rows(work / "project", data)
-        contestants = [name for name in chosen.contestants if not (chosen.steps and CONTESTANTS[name].open)]
-        if not contestants:
-            raise UserError("--steps compares steps, of which an open contestant has others: leave it out")
         runs = measure(work, contestants, chosen.seeds, chosen.steps, chosen.anyway)
     facts = describe(work / "project", runs, digests)
     out = chosen.out or (WORK / "short" if chosen.steps else BENCH / "results")
     without_steps = [{name: value for name, value in run.items() if name != "step_ends"} for run in runs]
-    write_json(out / "headline.json", facts | {"runs": without_steps})
-    write_text(out / "headline.md", page(runs, facts))
-    print(f"\n{page(runs, facts)}\nThis is {out / 'headline.md'}.")
+    text = page(runs, facts)
+    write_json(out / f"{chosen.division}.json", facts | {"runs": without_steps})
+    write_text(out / f"{chosen.division}.md", text)
+    print(f"\n{text}\nThis is {out / chosen.division}.md.")
 
 
 if __name__ == "__main__":

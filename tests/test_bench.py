@@ -38,6 +38,21 @@ def headline() -> ModuleType:
     return headline
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["closed", "--contestants", "open"], r"^--contestants open: not in this division"),
+        (["open", "--contestants", "as_written", "ours"], r"^--contestants ours: not in this division"),
+        (["open", "--steps", "100"], r"^--steps compares steps"),
+        (["closed", "--steps", "5"], r"^--steps 5: give 22 to 458"),
+    ],
+)
+def test_divisions_are_never_mixed(headline, monkeypatch, arguments, message):
+    monkeypatch.setattr("sys.argv", ["headline.py", *arguments])
+    with pytest.raises(UserError, match=message):
+        headline.main()
+
+
 def test_contestants_take_turns_in_both_directions(headline):
     order = list(headline.schedule(["a", "b", "c"], [1, 2, 3]))
     assert [name for name, _ in order] == ["a", "b", "c", "c", "b", "a", "a", "b", "c"]
@@ -150,19 +165,26 @@ class TestPage:
         clocks = {"ms_per_step": 100.0, "loop_seconds": 60.0, "metrics_seconds": 72.0, "exit_seconds": 75.0}
         return {"contestant": contestant, "seed": 1, "epochs": epochs, "disturbed": False, **clocks, **changes}
 
-    def test_another_recipe_is_beside_the_lectures_in_one_table_alone(self, table):
-        page = table.page([self.run("as_written", ms_per_step=500.0), self.run("ours"), self.run("open")], FACTS)
-        lectures, another = page.split("## Another recipe")
-        assert "| ours | the same | 1 | 100.0 | 100.0 | 100.0 | - | 5.00 |" in lectures.replace(table.ABSENT, "-")
-        assert "| ours | 10.0 | 60.0 | 2.0 | 3.0 | 20.0 |" in lectures
-        assert "| open |" not in lectures
-        assert "| open | 1 | 0.8000 | 0.8600 | 1 of 1 | 70.0 | 1.00 |" in another
+    def test_of_the_closed_division_it_has_every_clock(self, table):
+        page = table.page([self.run("as_written", ms_per_step=500.0), self.run("ours")], FACTS)
+        assert page.startswith("# all-MiniLM-L6-v2 on MRPC, closed division")
+        assert all(f"## {title}" in page for title in table.CLOCKS.values())
+        assert "| ours | the same | 1 | 100.0 | 100.0 | 100.0 | - | 5.00 |" in page.replace(table.ABSENT, "-")
+        assert "| ours | 10.0 | 60.0 | 2.0 | 3.0 | 20.0 |" in page
+        assert "Time to the F1" not in page
         assert "Nothing else ran beside them." in page and "Collapsed" not in page
+
+    def test_of_the_open_division_it_has_the_time_to_an_f1_and_no_steps(self, table):
+        page = table.page([self.run("as_written"), self.run("open")], FACTS)
+        assert page.startswith("# all-MiniLM-L6-v2 on MRPC, open division")
+        _, first, others = page.split("\n## ", 2)
+        assert "| open | 1 | 0.8000 | 0.8600 | 1 of 1 | 70.0 | 1.00 |" in first
+        assert "Process start to metrics on disk" in others and "Steady step" not in others
 
     def test_of_the_short_mode_it_has_step_times_alone(self, table):
         page = table.page([self.run("ours", epochs=[])], FACTS)
         assert "Steady step" in page
-        assert page.count("## ") == 2 and "Scores" not in page
+        assert page.count("## ") == 1 and "Scores" not in page
 
     def test_it_says_what_disturbed_or_collapsed(self, table):
         constant = [{"accuracy": 0.684, "f1": 0.812, "loss": 0.6, "since_start": 70.0}]
@@ -190,7 +212,7 @@ class TestAblation:
         jobs = [ablation.Job(variant, where, seed) for where in ablation.JUDGED_ON for seed in (1, 2, 3)]
         scores = {1: 0.7, 2: 0.75, 3: 0.86}
         return [
-            {**job._asdict(), "settings": job.settings, **made_by}
+            {**job._asdict(), "settings": job.settings, "config_sha256": job.config_sha256(), **made_by}
             | {"epochs": [{"accuracy": 0.1, "f1": 0.1}, {"accuracy": scores[job.seed], "f1": scores[job.seed] + 0.05}]}
             for job in jobs
         ]
@@ -242,7 +264,8 @@ class TestAblation:
         def train(work, job):
             if job.seed == 1 and failing[0]:
                 raise UserError("broken")
-            return {**job._asdict(), "settings": job.settings, "epochs": [{"accuracy": 0.5, "f1": 0.6}]}
+            known = {"settings": job.settings, "config_sha256": job.config_sha256()}
+            return {**job._asdict(), **known, "epochs": [{"accuracy": 0.5, "f1": 0.6}]}
 
         made = []
         monkeypatch.setattr(ablation, "train", train)
