@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
+from statistics import median
 
 import pytest
 
@@ -12,6 +14,7 @@ from tuneledger.show.tables import duration
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+FLOWING = " ".join(README.split())
 MADE = ("mlflow.db", "mlruns/", "multirun/", "data/raw/files/", "results/train/run.json")
 
 
@@ -51,6 +54,36 @@ def test_the_default_runs_figures_are_the_committed_ones():
         f1,
         duration(seconds),
     ]
+
+
+def medians(division: str, contestant: str, *figures: Callable[[dict], float]) -> list[float]:
+    runs = json.loads((ROOT / f"bench/results/{division}.json").read_text())["runs"]
+    return [median(figure(run) for run in runs if run["contestant"] == contestant) for figure in figures]
+
+
+def test_the_open_divisions_figures_are_the_committed_ones():
+    scores = [lambda run, name=name: run["epochs"][-1][name] for name in ("accuracy", "f1")]
+    seconds, accuracy, f1 = medians("open", "as_written", lambda run: run["metrics_seconds"], *scores)
+    assert f"ends after {seconds:.0f} s with accuracy {accuracy:.3f} and F1 {f1:.3f}" in FLOWING
+
+    def first(run: dict) -> float:
+        return min(epoch["since_start"] for epoch in run["epochs"] if epoch["f1"] >= f1)
+
+    figures = medians("open", "open", first, lambda run: run["metrics_seconds"], *scores)
+    passed, seconds, accuracy, f1 = figures
+    assert f"after {passed:.0f} s and ends after {seconds:.0f} s with {accuracy:.3f} and {f1:.3f}" in FLOWING
+
+
+def test_the_closed_divisions_figures_are_the_committed_ones():
+    steps, seconds = zip(
+        *(
+            medians("closed", name, lambda run: run["ms_per_step"], lambda run: run["metrics_seconds"])
+            for name in ("ours", "as_written", "tuned")
+        ),
+        strict=True,
+    )
+    assert "a step takes {:.0f} ms where they take {:.0f} and {:.0f}".format(*steps) in FLOWING
+    assert "to the last scores, {:,.0f} s where they take {:,.0f} and {:,.0f}".format(*seconds) in FLOWING
 
 
 def test_no_placeholder_is_left():
