@@ -12,6 +12,7 @@ import json
 import shlex
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from pathlib import Path
 from threading import Lock
 from typing import Any, NamedTuple
@@ -101,12 +102,17 @@ class Job(NamedTuple):
         return [*VARIANTS[self.variant].settings, *self.tokens, f"seed={self.seed}"]
 
     def config_sha256(self) -> str:
-        """Of all settings as they are composed, wherever in conf/ they come from."""
-        composed = compose(self.settings)
-        return fingerprint({section: composed[section] for section in composed if section != "conf_sha"})
+        return _composed_sha256(tuple(self.settings))
 
     def project(self, work: Path) -> Path:
         return work / (f"held_out-{self.seed}" if self.tokens else "dev")
+
+
+@cache
+def _composed_sha256(settings: tuple[str, ...]) -> str:
+    """Of all settings as they are composed, wherever in conf/ they come from."""
+    composed = compose([*settings])
+    return fingerprint({section: composed[section] for section in composed if section != "conf_sha"})
 
 
 def train(work: Path, job: Job) -> Run:

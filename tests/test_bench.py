@@ -268,6 +268,7 @@ class TestAblation:
             return {**job._asdict(), **known, "epochs": [{"accuracy": 0.5, "f1": 0.6}]}
 
         made = []
+        monkeypatch.setattr(ablation, "VARIANTS", dict(list(ablation.VARIANTS.items())[:3]))
         monkeypatch.setattr(ablation, "train", train)
         monkeypatch.setattr(ablation, "make_project", lambda project, *_: (project.mkdir(), made.append(project.name)))
         monkeypatch.setattr(ablation, "mrpc_digests", lambda folder: {})
