@@ -171,7 +171,8 @@ def main() -> None:
         raise UserError("--steps compares steps, of which the open division has different ones: leave it out")
     contestants = chosen.contestants or DIVISIONS[chosen.division]
     if others := [name for name in contestants if name not in DIVISIONS[chosen.division]]:
-        raise UserError(f"--contestants {' '.join(others)}: not in this division, {DIVISIONS[chosen.division]} are")
+        known = ", ".join(DIVISIONS[chosen.division])
+        raise UserError(f"--contestants {' '.join(others)}: not in this division, give {known}")
     data = chosen.data.resolve()
     digests = mrpc_digests(data)
     scripts = {name: (BENCH / name).read_text(encoding="utf-8") for name in (*SCRIPTS, *MEASURING)}
