@@ -30,6 +30,7 @@ from tuneledger.errors import exit_code
 from tuneledger.ledger.provenance import git_commit
 from tuneledger.paths import TRAIN_RESULTS, remove, replacing, write_json, write_text
 from tuneledger.show.tables import ABSENT, markdown, number
+from tuneledger.stages.train import WEIGHT_SECTIONS
 
 TOGETHER = 2
 FEWEST = 3  # seeds of which an interval says anything
@@ -102,6 +103,7 @@ class Job(NamedTuple):
         return [*VARIANTS[self.variant].settings, *self.tokens, f"seed={self.seed}"]
 
     def config_sha256(self) -> str:
+        """Of the settings that scores follow from, as they are composed, wherever in conf/ they come from."""
         return _composed_sha256(tuple(self.settings))
 
     def project(self, work: Path) -> Path:
@@ -110,9 +112,8 @@ class Job(NamedTuple):
 
 @cache
 def _composed_sha256(settings: tuple[str, ...]) -> str:
-    """Of all settings as they are composed, wherever in conf/ they come from."""
     composed = compose([*settings])
-    return fingerprint({section: composed[section] for section in composed if section != "conf_sha"})
+    return fingerprint({section: composed[section] for section in (*WEIGHT_SECTIONS, "data", "tokenizer")})
 
 
 def train(work: Path, job: Job) -> Run:

@@ -139,12 +139,13 @@ def check_rows(project: Path, data: Path) -> None:
         raise UserError(f"{data} holds {rows[0]} and {rows[1]} rows, not those of GLUE's MRPC: {ROWS}")
 
 
-def describe(project: Path, runs: list[Run], data_sha256: dict[str, str]) -> dict[str, Any]:
+def describe(project: Path, division: str, runs: list[Run], data_sha256: dict[str, str]) -> dict[str, Any]:
     """What a table's JSON records beside the runs."""
     positive = float(TokenizedSplit(project / TOKENIZED / "validation.arrow").labels.mean())
     always = [{"accuracy": 1 - positive, "f1": 0.0}, {"accuracy": positive, "f1": 2 * positive / (1 + positive)}]
     return {
         **environment(),
+        "division": division,
         "commits": sorted({f"{run['commit']}{', edited' if run['dirty'] else ''}" for run in runs}),
         "command": shlex.join(["python", "bench/headline.py", *sys.argv[1:]]),
         "settings": {name: one.settings for name, one in CONTESTANTS.items() if one.settings},
@@ -184,7 +185,7 @@ def main() -> None:
                 make_copy(project, data)
         check_rows(work / "project", data)
         runs = measure(work, contestants, chosen.seeds, chosen.steps, chosen.anyway)
-    facts = describe(work / "project", runs, digests)
+    facts = describe(work / "project", chosen.division, runs, digests)
     out = chosen.out or (WORK / "short" if chosen.steps else BENCH / "results")
     without_steps = [{name: value for name, value in run.items() if name != "step_ends"} for run in runs]
     text = page(runs, facts)

@@ -191,12 +191,12 @@ def page(runs: list[Run], facts: dict[str, Any]) -> str:
         facts: what the JSON file records beside the runs.
     """
     short = not all(run["epochs"] for run in runs)
-    opened = any(CONTESTANTS[run["contestant"]].open for run in runs)
+    opened = facts["division"] == "open"
     versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
     kernels = f"Our kernels {'were' if facts['compiled_kernels'] else 'could not be'} compiled"
     made_by = f"Commit {' and '.join(facts['commits'])}; `{facts['command']}`"
     parts = [
-        f"# all-MiniLM-L6-v2 on MRPC, {'open division' if opened else 'closed division'}",
+        f"# all-MiniLM-L6-v2 on MRPC, {facts['division']} division",
         "\n".join(f"- `{name}`: {CONTESTANTS[name].what}" for name in by_seed(runs, len)),
         f"{facts['cpu']}, {facts['cores']} cores; Python {facts['python']}, {versions}. {kernels}. {made_by}.",
         "Brackets hold 95 % bootstrap intervals over seeds; a ratio is one of medians.",

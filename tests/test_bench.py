@@ -154,7 +154,7 @@ class TestTimeToAnF1:
 
 FACTS = {
     **{"versions": {"torch": "2"}, "compiled_kernels": True, "commits": ["c"], "command": "x"},
-    **{"cpu": "a processor", "cores": 2, "python": "3"},
+    **{"cpu": "a processor", "cores": 2, "python": "3", "division": "closed"},
     "always_one_label": [{"accuracy": 0.684, "f1": 0.812}],
 }
 
@@ -175,7 +175,7 @@ class TestPage:
         assert "Nothing else ran beside them." in page and "Collapsed" not in page
 
     def test_of_the_open_division_it_has_the_time_to_an_f1_and_no_steps(self, table):
-        page = table.page([self.run("as_written"), self.run("open")], FACTS)
+        page = table.page([self.run("as_written"), self.run("open")], FACTS | {"division": "open"})
         assert page.startswith("# all-MiniLM-L6-v2 on MRPC, open division")
         _, first, others = page.split("\n## ", 2)
         assert "| open | 1 | 0.8000 | 0.8600 | 1 of 1 | 70.0 | 1.00 |" in first
@@ -254,6 +254,10 @@ class TestAblation:
         assert ablation.still_wanted(runs, {"train.tsv": "b"}) == []
         monkeypatch.setattr(ablation, "HELD_OUT", (*ablation.HELD_OUT, "data.validation_fraction=0.3"))
         assert [run["judged_on"] for run in ablation.still_wanted(runs, {"train.tsv": "a"})] == ["dev"] * 3
+        monkeypatch.setitem(
+            ablation.VARIANTS, variant, ablation.Variant((*ablation.PLAIN, "cost.usd_per_hour=9"), None)
+        )
+        assert len(ablation.still_wanted(runs, {"train.tsv": "a"})) == 3  # a price changes no score
         monkeypatch.setitem(ablation.VARIANTS, variant, ablation.Variant(("optim.lr=1",), None))
         assert ablation.still_wanted(runs, {"train.tsv": "a"}) == []
 
