@@ -91,7 +91,7 @@ def run_key(settings: dict[str, Any], digests: dict[str, str]) -> str:
         digests: of the training data.
     """
     source = code_root() / "src" / "tuneledger"
-    code = {name: digest for name, digest in file_digests(source).items() if name.endswith((".py", ".cpp"))}
+    code = {name: digest for name, digest in file_digests(source).items() if name.endswith((".py", ".cpp", ".h"))}
     libraries = {name: version(name) for name in ("torch", "transformers", "lightning", "numpy")}
     everything = json.dumps([settings, digests, code, libraries], sort_keys=True)
     return hashlib.sha256(everything.encode()).hexdigest()[:16]

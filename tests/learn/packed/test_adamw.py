@@ -184,7 +184,7 @@ def test_what_it_cannot_update_is_not_usable():
 def test_records_on_both_sides_are_of_one_size():
     sizes = (ctypes.c_int64 * 3)()
     kernels().struct_sizes(sizes)
-    assert list(sizes) == [ctypes.sizeof(native._Dropout), ctypes.sizeof(native._Task), RECORD.itemsize]
+    assert list(sizes) == [ctypes.sizeof(native.Dropout), ctypes.sizeof(native.Attention), RECORD.itemsize]
 
 
 def test_the_number_of_threads_makes_no_difference():

@@ -57,12 +57,13 @@ def test_a_folder_that_others_can_write_to_is_not_used(cache):
     assert not list((cache / "tuneledger").iterdir())
 
 
-def test_another_source_is_another_file(cache, monkeypatch, tmp_path):
+@pytest.mark.parametrize("source", compiler.SOURCES)
+def test_another_source_is_another_file(cache, monkeypatch, tmp_path, source):
     if compiler.kernels() is None:
         pytest.skip("no compiler")
-    source = tmp_path / "kernels.cpp"
-    source.write_text(compiler.SOURCE.read_text() + "\n// changed\n")
-    monkeypatch.setattr(compiler, "SOURCE", source)
+    shutil.copytree(compiler.FOLDER, tmp_path / "packed")
+    monkeypatch.setattr(compiler, "FOLDER", tmp_path / "packed")
+    (tmp_path / "packed" / source).write_text((compiler.FOLDER / source).read_text() + "\n// changed\n")
     compiler.kernels.cache_clear()
     assert compiler.kernels() is not None
     assert len(list((cache / "tuneledger").iterdir())) == 2
@@ -86,7 +87,9 @@ def test_a_compiler_that_is_not_there(cache, monkeypatch):
 
 def test_the_source_comes_with_the_package():
     patterns = tomllib.loads((scratch.ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]
-    assert any(compiler.SOURCE.match(f"tuneledger/{pattern}") for pattern in patterns["tuneledger"])
+    for source in compiler.SOURCES:
+        path = compiler.FOLDER / source
+        assert any(path.match(f"tuneledger/{pattern}") for pattern in patterns["tuneledger"]), source
 
 
 def test_without_a_home(cache, monkeypatch):

@@ -12,7 +12,11 @@ from tuneledger.learn.packed import native
 
 def activate(function: Callable[[torch.Tensor], torch.Tensor], values: torch.Tensor) -> torch.Tensor:
     """function(values); (lines, size)."""
-    exact_gelu = isinstance(function, GELUActivation) and function.act is torch.nn.functional.gelu
-    if exact_gelu and native.available(values.dtype):
+    if is_exact_gelu(function) and native.available(values.dtype):
         return native.gelu(values)
     return function(values)
+
+
+def is_exact_gelu(function: Callable[[torch.Tensor], torch.Tensor]) -> bool:
+    """Whether this is x times the normal distribution's probability below x, and not what approximates it."""
+    return isinstance(function, GELUActivation) and function.act is torch.nn.functional.gelu

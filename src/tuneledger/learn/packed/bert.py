@@ -17,7 +17,8 @@ from transformers import PreTrainedModel
 
 from tuneledger.learn.packed.activation import activate
 from tuneledger.learn.packed.attention import attend, attend_from_first
-from tuneledger.learn.packed.dropout import Masks, dropped
+from tuneledger.learn.packed.dropout import Masks, dropped, probability
+from tuneledger.learn.packed.layer import computes, whole_layer
 from tuneledger.learn.packed.layout import Layout, add_empty_lines, layout_of
 from tuneledger.learn.packed.linear import linear
 from tuneledger.learn.packed.residual import residual_norm
@@ -111,14 +112,16 @@ def _embed(module: nn.Module, inputs: dict[str, torch.Tensor], batch: _Batch) ->
     # RoBERTa counts positions from behind its padding's id, BERT from 0 and has no such attribute.
     positions = columns + getattr(module, "padding_idx", -1) + 1
     total = module.word_embeddings(words) + module.token_type_embeddings(types) + module.position_embeddings(positions)
-    return dropped(module.LayerNorm(total), _probability(module.dropout), batch.masks)
+    return dropped(module.LayerNorm(total), probability(module.dropout), batch.masks)
 
 
 def _layer(layer: nn.Module, hidden: torch.Tensor, low: torch.Tensor, batch: _Batch) -> tuple[torch.Tensor, ...]:
     """Hidden states, (lines, hidden), in float32 and in the type of products; given as both too."""
+    if computes(layer, low.dtype):
+        return whole_layer(layer, hidden, low, batch.layout, batch.masks)
     heads = layer.attention.self
     joint = linear(low, heads.query, heads.key, heads.value)
-    mixed = attend(joint, batch.layout, heads.attention_head_size, _probability(heads.dropout), batch.masks)
+    mixed = attend(joint, batch.layout, heads.attention_head_size, probability(heads.dropout), batch.masks)
     return _feed_forward(layer, *_residual(layer.attention.output, mixed, hidden, batch), batch)
 
 
@@ -129,9 +132,11 @@ def _all_tokens(layer: nn.Module, hidden: torch.Tensor, low: torch.Tensor, batch
 
 def _first_tokens(layer: nn.Module, hidden: torch.Tensor, low: torch.Tensor, batch: _Batch) -> torch.Tensor:
     """The last layer's hidden states of the texts' first tokens, (rows, hidden), and nothing else of that layer."""
+    if computes(layer, low.dtype):
+        return whole_layer(layer, hidden, low, batch.layout, batch.masks, first_only=True)[0]
     heads, starts = layer.attention.self, batch.layout.starts
     query, joint = linear(low.index_select(0, starts), heads.query), linear(low, heads.key, heads.value)
-    dropout = _probability(heads.dropout)
+    dropout = probability(heads.dropout)
     mixed = attend_from_first(query, joint, batch.layout, heads.attention_head_size, dropout, batch.masks)
     first = hidden.index_select(0, starts)
     return _feed_forward(layer, *_residual(layer.attention.output, mixed, first, batch), batch)[0]
@@ -145,9 +150,5 @@ def _feed_forward(layer: nn.Module, hidden: torch.Tensor, low: torch.Tensor, bat
 def _residual(
     module: nn.Module, values: torch.Tensor, hidden: torch.Tensor, batch: _Batch
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    dropout = _probability(module.dropout)
+    dropout = probability(module.dropout)
     return residual_norm(hidden, linear(values, module.dense), module.LayerNorm, dropout, batch.masks)
-
-
-def _probability(dropout: nn.Dropout) -> float:
-    return dropout.p if dropout.training else 0.0

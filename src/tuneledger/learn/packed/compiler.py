@@ -1,4 +1,4 @@
-"""The kernels of kernels.cpp, compiled for this processor when they are first needed and kept in the user's cache."""
+"""The C++ of this folder, compiled for this processor when it is first needed and kept in the user's cache."""
 
 from __future__ import annotations
 
@@ -19,7 +19,9 @@ import torch
 
 log = logging.getLogger(__name__)
 
-SOURCE = Path(__file__).with_name("kernels.cpp")
+TORCH = Path(torch.__file__).parent
+FOLDER = Path(__file__).parent
+SOURCES = ("kernels.h", "kernels.cpp", "layer.cpp")
 # Sums may be taken in any order, as vectors need it. Not -ffast-math, which also makes the whole process flush small
 # numbers to zero, and would have a loss that is no number go unnoticed.
 FLAGS = [
@@ -35,7 +37,7 @@ FLAGS = [
     "-freciprocal-math",
 ]
 WIDE = "-mprefer-vector-width=512"  # x86 only
-TIMEOUT = 120  # seconds; it takes about 2
+TIMEOUT = 120  # seconds; it takes about 3
 
 
 @cache
@@ -52,11 +54,12 @@ def kernels() -> ctypes.CDLL | None:
 
 
 def _loaded(compiler: list[str]) -> ctypes.CDLL:
-    flags = [*FLAGS, *([WIDE] if platform.machine() in ("x86_64", "AMD64") else [])]
     version = subprocess.run([*compiler, "--version"], capture_output=True, check=True, timeout=TIMEOUT).stdout
-    threads = _thread_library()
+    flags = [*FLAGS, *([WIDE] if platform.machine() in ("x86_64", "AMD64") else []), f"-I{TORCH / 'include'}"]
+    libraries = [*(TORCH / "lib").glob("libtorch_cpu.*"), _thread_library() or "-fopenmp"]
     # A home folder may be shared by machines with other processors.
-    made_of = [SOURCE.read_bytes(), version, repr((flags, threads, torch.cpu.get_capabilities())).encode()]
+    facts = (flags, [str(library) for library in libraries], torch.__version__, torch.cpu.get_capabilities())
+    made_of = [*((FOLDER / source).read_bytes() for source in SOURCES), version, repr(facts).encode()]
     digest = hashlib.sha256(b"\0".join(made_of)).hexdigest()[:16]
     library = _private_folder() / f"kernels-{digest}.so"
     if library.exists():
@@ -65,9 +68,12 @@ def _loaded(compiler: list[str]) -> ctypes.CDLL:
         except OSError:  # cut off by a power loss, say
             library.unlink()
     with tempfile.TemporaryDirectory(dir=library.parent) as temporary:
-        compiled, linked = Path(temporary) / "kernels.o", Path(temporary) / "kernels.so"
-        _run([*compiler, *flags, "-c", SOURCE, "-o", compiled])
-        _run([*compiler, "-shared", compiled, "-o", linked, threads or "-fopenmp"])
+        linked = Path(temporary) / "kernels.so"
+        compiled = []
+        for unit in (source for source in SOURCES if source.endswith(".cpp")):
+            compiled.append(Path(temporary) / f"{unit}.o")
+            _run([*compiler, *flags, "-c", FOLDER / unit, "-o", compiled[-1]])
+        _run([*compiler, "-shared", *compiled, "-o", linked, *libraries])
         opened = _opened(linked)
         linked.replace(library)
     return opened
@@ -85,13 +91,14 @@ def _private_folder() -> Path:
 
 def _opened(library: Path) -> ctypes.CDLL:
     opened = ctypes.CDLL(str(library))
-    opened.attention_cells.restype = ctypes.c_int64
+    opened.attention_cells.restype = opened.layer_bytes.restype = ctypes.c_int64
+    opened.layer_forward.restype = opened.layer_backward.restype = ctypes.c_bool
     return opened
 
 
 def _thread_library() -> str | None:
     """torch's own copy of the OpenMP library: the threads of a second one would fight its threads for the cores."""
-    found = sorted((Path(torch.__file__).parent / "lib").glob("libgomp*.so*"))
+    found = sorted((TORCH / "lib").glob("libgomp*.so*"))
     return str(found[0]) if found else None
 
 

@@ -6,6 +6,7 @@ from math import prod
 
 import numpy as np
 import torch
+from torch import nn
 from torch.autograd.function import once_differentiable
 
 BITS = 15  # of each 16-bit word are compared, so probabilities are multiples of 1/32768
@@ -29,6 +30,11 @@ class Masks:
         words = torch.from_numpy(self._bits.random_raw(-(-count // 4)).view(np.int16))[:count].view(shape)
         # Of two numbers of 15 bits the difference fits into 16, and its sign tells which is larger.
         return words.bitwise_and_(2**BITS - 1).neg_().add_(threshold(p) - 1).bitwise_right_shift_(BITS)
+
+
+def probability(dropout: nn.Dropout) -> float:
+    """With which it drops an element now."""
+    return dropout.p if dropout.training else 0.0
 
 
 def threshold(p: float) -> int:

@@ -1,10 +1,11 @@
 // What a training step does beside its matrix products, each in one pass over memory: attention, the sum and norm at
 // the end of a block, GELU, the optimizer. bf16 is stored as 16-bit integers; sums are in fp32.
 
+#include "kernels.h"
+
 #include <algorithm>
 #include <cmath>
 #include <cstddef>
-#include <cstdint>
 #include <cstring>
 #include <vector>
 #ifdef __AVX512BF16__
@@ -13,27 +14,12 @@
 
 namespace {
 
-using bf16 = uint16_t;
 #ifdef __AVX512F__
 constexpr int LANES = 16;
 #else
 constexpr int LANES = 8;  // wider vectors than the processor's are kept in memory
 #endif
 typedef float Vector __attribute__((vector_size(LANES * sizeof(float))));
-
-inline float widen(bf16 value) {
-    uint32_t bits = uint32_t(value) << 16;
-    float result;
-    std::memcpy(&result, &bits, sizeof result);
-    return result;
-}
-
-// To the nearest, ties to even; what is no number stays none.
-inline bf16 narrow(float value) {
-    uint32_t bits;
-    std::memcpy(&bits, &value, sizeof bits);
-    return value != value ? bf16(0x7fc0) : bf16((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
-}
 
 template <typename Wide, typename Number>
 inline Wide load(const Number* source) {
@@ -52,32 +38,28 @@ inline uint64_t random_word(uint64_t start, uint64_t i) {
     return bits ^ (bits >> 31);
 }
 
-// What decides on dropout: an element is dropped if 15 random bits, as a number, are less than the threshold.
-struct Dropout {
-    uint64_t seed;  // of this mask
-    int32_t threshold;  // 0: nothing is dropped
-    float scale;  // of elements that are kept
+}  // namespace
 
-    // Factors, 0 or `scale`, of `count` elements. They follow from `place`, of which there are fewer than 2^32 in a mask.
-    void factors(int64_t place, int count, float* target) const {
-        if (!threshold) {
-            std::fill(target, target + count, scale);
-            return;
-        }
-        const int limit = threshold;
-        const float factor = scale;
-        const uint64_t start = seed + (uint64_t(place) << 32);
-        constexpr int PART = 256;
-        uint64_t words[PART / 4];
-        int16_t fields[PART];
-        for (int begin = 0; begin < count; begin += PART) {
-            const int rest = std::min(PART, count - begin);
-            for (int i = 0; i < (rest + 3) / 4; i++) words[i] = random_word(start, begin / 4 + i);
-            std::memcpy(fields, words, sizeof fields);
-            for (int i = 0; i < rest; i++) target[begin + i] = (fields[i] & 0x7fff) >= limit ? factor : 0.0f;
-        }
+void Dropout::factors(int64_t place, int count, float* target) const {
+    if (!threshold) {
+        std::fill(target, target + count, scale);
+        return;
     }
-};
+    const int limit = threshold;
+    const float factor = scale;
+    const uint64_t start = seed + (uint64_t(place) << 32);
+    constexpr int PART = 256;
+    uint64_t words[PART / 4];
+    int16_t fields[PART];
+    for (int begin = 0; begin < count; begin += PART) {
+        const int rest = std::min(PART, count - begin);
+        for (int i = 0; i < (rest + 3) / 4; i++) words[i] = random_word(start, begin / 4 + i);
+        std::memcpy(fields, words, sizeof fields);
+        for (int i = 0; i < rest; i++) target[begin + i] = (fields[i] & 0x7fff) >= limit ? factor : 0.0f;
+    }
+}
+
+namespace {
 
 // exp(x) for x <= 0, to 3e-7 of itself: 2^n times a Taylor polynomial on [-ln 2 / 2, ln 2 / 2].
 inline float exponential(float x) {
@@ -210,18 +192,6 @@ float* scratch(size_t count) {
     if (memory.size() < count) memory.resize(count);
     return memory.data();
 }
-
-struct Attention {
-    const bf16 *query, *key, *value;
-    int64_t query_stride, key_stride;  // of query and of key and value
-    const int64_t* lengths;
-    int rows, heads;
-    bool first_only;
-    Dropout dropout;
-    float alpha;  // of scores
-    float* weights;  // (cells): after softmax, before dropout; null: not needed
-    int threads;
-};
 
 template <int SIZE>
 void attend(const Attention& task, bf16* out, int64_t out_stride) {

@@ -48,7 +48,7 @@ def joined(parts: Sequence[torch.Tensor]) -> torch.Tensor:
     out = torch.empty(sum(counts), dtype=torch.bfloat16)
     addresses = (ctypes.c_void_p * len(parts))(*(part.data_ptr() for part in parts))
     lengths = (ctypes.c_int64 * len(parts))(*counts)
-    kernels().join_low(addresses, lengths, len(parts), _at(out), torch.get_num_threads())
+    kernels().join_low(addresses, lengths, len(parts), at(out), torch.get_num_threads())
     return out
 
 
@@ -58,21 +58,21 @@ def column_sums(values: torch.Tensor) -> torch.Tensor:
     rows, columns = values.shape
     out = values.new_empty(columns)
     threads = torch.get_num_threads()
-    kernels().column_sums(_at(values), ctypes.c_int64(rows), ctypes.c_int64(columns), _at(out), threads)
+    kernels().column_sums(at(values), ctypes.c_int64(rows), ctypes.c_int64(columns), at(out), threads)
     return out
 
 
-class _Dropout(ctypes.Structure):
+class Dropout(ctypes.Structure):
     """`Dropout` of kernels.cpp."""
 
     _fields_ = (("seed", ctypes.c_uint64), ("threshold", ctypes.c_int32), ("scale", ctypes.c_float))
 
 
-def _dropout(p: float, masks: Masks) -> _Dropout:
-    return _Dropout(masks.seed() if p else 0, threshold(p), 1 / survival(p))
+def dropout_of(p: float, masks: Masks) -> Dropout:
+    return Dropout(masks.seed() if p else 0, threshold(p), 1 / survival(p))
 
 
-class _Task(ctypes.Structure):
+class Attention(ctypes.Structure):
     """`Attention` of kernels.cpp."""
 
     _fields_ = (
@@ -81,7 +81,7 @@ class _Task(ctypes.Structure):
         ("lengths", ctypes.c_void_p),
         *((name, ctypes.c_int) for name in ("rows", "heads")),
         ("first_only", ctypes.c_bool),
-        ("dropout", _Dropout),
+        ("dropout", Dropout),
         ("alpha", ctypes.c_float),
         ("weights", ctypes.c_void_p),
         ("threads", ctypes.c_int),
@@ -94,13 +94,13 @@ class _Attend(torch.autograd.Function):
         first_only = query is not None
         width = joint.shape[1] // (2 if first_only else 3)
         heads = width // size
-        weights, dropout = None, _dropout(p, masks)
+        weights, dropout = None, dropout_of(p, masks)
         if any(ctx.needs_input_grad):
-            cells = kernels().attention_cells(_at(layout.lengths), layout.rows, heads, first_only)
+            cells = kernels().attention_cells(at(layout.lengths), layout.rows, heads, first_only)
             weights = joint.new_empty(cells, dtype=torch.float32)
         out = joint.new_zeros((layout.rows if first_only else layout.lines, width))
         task = _task(query, joint, width, layout, size, dropout, weights)
-        kernels().attention_forward(ctypes.byref(task), size, _at(out), ctypes.c_int64(width))
+        kernels().attention_forward(ctypes.byref(task), size, at(out), ctypes.c_int64(width))
         ctx.save_for_backward(query, joint, weights)
         ctx.layout, ctx.size, ctx.dropout, ctx.width = layout, size, dropout, width
         return out
@@ -117,7 +117,7 @@ class _Attend(torch.autograd.Function):
         kernels().attention_backward(
             ctypes.byref(task),
             ctx.size,
-            _at(gradient),
+            at(gradient),
             ctypes.c_int64(ctx.width),
             targets[0],
             ctypes.c_int64(task.query_stride),
@@ -127,9 +127,9 @@ class _Attend(torch.autograd.Function):
         return to_query, to_joint, None, None, None, None
 
 
-def _task(query, joint, width: int, layout: Layout, size: int, dropout: _Dropout, weights) -> _Task:
+def _task(query, joint, width: int, layout: Layout, size: int, dropout: Dropout, weights) -> Attention:
     first, key, value = _parts(query, joint, width)
-    return _Task(
+    return Attention(
         query=first,
         key=key,
         value=value,
@@ -158,22 +158,22 @@ class _ResidualNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx, residual, values, weight, bias, epsilon: float, p: float, masks: Masks):
         rows, size = values.shape
-        dropout = _dropout(p, masks)
+        dropout = dropout_of(p, masks)
         out, normed = torch.empty_like(residual), torch.empty_like(residual)
         low, inverse = torch.empty_like(values), residual.new_empty(rows)
         kernels().residual_norm_forward(
-            _at(residual),
-            _at(values),
+            at(residual),
+            at(values),
             ctypes.byref(dropout),
-            _at(weight),
-            _at(bias),
+            at(weight),
+            at(bias),
             ctypes.c_float(epsilon),
             ctypes.c_int64(rows),
             size,
-            _at(out),
-            _at(low),
-            _at(normed),
-            _at(inverse),
+            at(out),
+            at(low),
+            at(normed),
+            at(inverse),
             torch.get_num_threads(),
         )
         ctx.save_for_backward(weight, normed, inverse)
@@ -192,17 +192,17 @@ class _ResidualNorm(torch.autograd.Function):
         to_values = torch.empty_like(normed, dtype=torch.bfloat16)
         partial = normed.new_empty((threads, 2, size))
         kernels().residual_norm_backward(
-            _at(gradient),
-            _at(low_gradient),
+            at(gradient),
+            at(low_gradient),
             ctypes.byref(ctx.dropout),
-            _at(weight),
-            _at(normed),
-            _at(inverse),
+            at(weight),
+            at(normed),
+            at(inverse),
             ctypes.c_int64(rows),
             size,
-            _at(to_residual),
-            _at(to_values),
-            _at(partial),
+            at(to_residual),
+            at(to_values),
+            at(partial),
             threads,
         )
         to_weight, to_bias = partial.sum(dim=0)
@@ -213,7 +213,7 @@ class _Gelu(torch.autograd.Function):
     @staticmethod
     def forward(ctx, values: torch.Tensor) -> torch.Tensor:
         out = torch.empty_like(values)
-        kernels().gelu_forward(_at(values), _at(out), ctypes.c_int64(values.numel()), torch.get_num_threads())
+        kernels().gelu_forward(at(values), at(out), ctypes.c_int64(values.numel()), torch.get_num_threads())
         ctx.save_for_backward(values)
         return out
 
@@ -223,7 +223,7 @@ class _Gelu(torch.autograd.Function):
         (values,) = ctx.saved_tensors
         gradient, out = gradient.contiguous(), torch.empty_like(values)
         count = ctypes.c_int64(values.numel())
-        kernels().gelu_backward(_at(values), _at(gradient), _at(out), count, torch.get_num_threads())
+        kernels().gelu_backward(at(values), at(gradient), at(out), count, torch.get_num_threads())
         return out
 
 
@@ -233,5 +233,5 @@ def _plain(tensor: torch.Tensor) -> torch.Tensor:
     return tensor if plain else tensor.float().contiguous()
 
 
-def _at(tensor: torch.Tensor | None) -> ctypes.c_void_p:
+def at(tensor: torch.Tensor | None) -> ctypes.c_void_p:
     return ctypes.c_void_p(None if tensor is None else tensor.data_ptr())
