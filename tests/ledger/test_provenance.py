@@ -167,8 +167,11 @@ class TestRunKey:
         (code / "module.py").write_text("two\n")
         changed = self.key()
         assert changed != before
-        (code / "kernels.cpp").write_text("three\n")
-        assert self.key() not in (before, changed)
+        keys = [before, changed]
+        for name in ("kernels.cpp", "kernels.h"):
+            (code / name).write_text("three\n")
+            keys.append(self.key())
+        assert len(set(keys)) == 4
 
     @pytest.mark.parametrize("library", ["torch", "transformers", "lightning", "numpy"])
     def test_changes_with_the_libraries(self, monkeypatch, library):

@@ -69,11 +69,29 @@ def test_another_source_is_another_file(cache, monkeypatch, tmp_path, source):
     assert len(list((cache / "tuneledger").iterdir())) == 2
 
 
+def test_another_torch_is_another_file(cache, monkeypatch):
+    if compiler.kernels() is None:
+        pytest.skip("no compiler")
+    monkeypatch.setattr(compiler.torch, "__version__", "0.0")
+    compiler.kernels.cache_clear()
+    assert compiler.kernels() is not None
+    assert len(list((cache / "tuneledger").iterdir())) == 2
+
+
 @pytest.mark.parametrize("text", ["exit 1", 'test "$1" = --version && exit 0; exit 1', "exit 0"])
-def test_without_a_compiler_that_can_there_are_none(cache, tmp_path, monkeypatch, text):
+def test_without_a_compiler_that_can_there_are_none(cache, tmp_path, monkeypatch, text, caplog):
     monkeypatch.setenv("CXX", str(script(tmp_path / "poor", text)))
     assert compiler.kernels() is None
     assert not list(cache.rglob("*.so"))
+    [record] = caplog.records
+    assert record.message.startswith("slower than it could be, since no kernels can be compiled: ")
+
+
+def test_what_the_compiler_said_is_told(cache, tmp_path, monkeypatch, caplog):
+    text = 'test "$1" = --version && exit 0; echo "fatal error: no shim.h" >&2; echo more >&2; exit 1'
+    monkeypatch.setenv("CXX", str(script(tmp_path / "poor", text)))
+    assert compiler.kernels() is None
+    assert caplog.messages == ["slower than it could be, since no kernels can be compiled: fatal error: no shim.h"]
 
 
 def test_a_compiler_that_is_not_there(cache, monkeypatch):

@@ -20,7 +20,9 @@ BATCHES = {
     "uneven": batch([5, 31, 2, 17], 31),
     "even": batch([8, 8, 8, 8], 8),  # as many tokens as lines
     "of one token": batch([1, 1, 1, 1], 1),
+    "long": batch([61, 60, 7, 61], 61),
 }
+ONE_TEXT = batch([23], 23)
 LABELS = torch.tensor([0, 2, 1, 1])
 WITH_GELU = [name for name in FAMILY if name != "bert-relu"]
 
@@ -57,7 +59,7 @@ def logits_of(model, inputs) -> torch.Tensor:
 def step(model, inputs) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     model.zero_grad()
     logits = logits_of(model, inputs)
-    cross_entropy(logits.float(), LABELS).backward()
+    cross_entropy(logits.float(), LABELS[: len(logits)]).backward()
     return logits.detach(), {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 
 
@@ -65,41 +67,60 @@ def in_pieces(monkeypatch) -> None:
     monkeypatch.setattr(bert, "computes", lambda *_: False)
 
 
+def check_against_pieces(model, inputs, monkeypatch) -> None:
+    logits, gradients = step(model, inputs)
+    in_pieces(monkeypatch)
+    wanted, pieces = step(model, inputs)
+    assert torch.equal(logits, wanted)
+    assert gradients.keys() == pieces.keys()
+    for name, gradient in gradients.items():  # a norm's are sums over threads, in any order
+        torch.testing.assert_close(gradient, pieces[name], atol=1e-6, rtol=1e-5, msg=name)
+        assert "LayerNorm" in name or torch.equal(gradient, pieces[name]), name
+
+
+@pytest.fixture(params=[1, 2, 3])
+def threads(request) -> None:
+    """The fixture that gives all tests one thread puts it back."""
+    torch.set_num_threads(request.param)
+
+
 @pytest.mark.parametrize("inputs", BATCHES.values(), ids=BATCHES)
 @pytest.mark.parametrize("name", WITH_GELU)
 def test_logits_and_gradients_are_those_of_the_pieces(name, inputs, calls, monkeypatch):
     model = random_model(configuration(name))
     inputs = {k: v for k, v in inputs.items() if k != "token_type_ids" or model.base_model.config.type_vocab_size > 1}
-    logits, gradients = step(model, inputs)
+    check_against_pieces(model, inputs, monkeypatch)
     pairs = isinstance(model.config, PairConfig)
     assert calls == [False] * (model.base_model.config.num_hidden_layers - 1) + [not pairs]
-    in_pieces(monkeypatch)
-    wanted, pieces = step(model, inputs)
-    assert torch.equal(logits, wanted)
-    assert logits.std() > 0.01
-    assert gradients.keys() == pieces.keys()
-    for parameter, gradient in gradients.items():  # a norm's are sums over threads, in any order
-        torch.testing.assert_close(gradient, pieces[parameter], atol=1e-7, rtol=1e-5, msg=parameter)
-        assert "LayerNorm" in parameter or torch.equal(gradient, pieces[parameter]), parameter
+    assert logits_of(model, inputs).std() > 0.01
+
+
+@pytest.mark.parametrize("name", ["bert", "pair"])
+@pytest.mark.parametrize("inputs", [BATCHES["long"], ONE_TEXT], ids=["long", "one text"])
+def test_with_any_number_of_threads(name, inputs, threads, calls, monkeypatch):
+    check_against_pieces(random_model(configuration(name)), inputs, monkeypatch)
+    assert calls
 
 
 @pytest.mark.parametrize("shape", [(16, 1), (32, 2), (64, 1), (96, 3), (144, 9)])
-def test_widths_and_heads(shape, calls, monkeypatch):
+@pytest.mark.parametrize("name", ["bert", "pair"])
+def test_widths_and_heads(shape, name, calls, monkeypatch):
     size, heads = shape
-    model = random_model(configuration("bert", hidden_size=size, num_attention_heads=heads, intermediate_size=37))
-    found = step(model, BATCHES["uneven"])[0]
+    model = random_model(configuration(name, hidden_size=size, num_attention_heads=heads, intermediate_size=37))
+    check_against_pieces(model, BATCHES["uneven"], monkeypatch)
+    assert calls
+
+
+@pytest.mark.parametrize("name", ["bert", "pair"])
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_without_a_way_back_nothing_is_kept(name, mode, calls, monkeypatch):
+    model = random_model(configuration(name)).eval()
+    with mode(), monkeypatch.context() as within:
+        within.setattr(layer, "_memory", None)
+        found = logits_of(model, BATCHES["uneven"])
     assert calls
     in_pieces(monkeypatch)
-    assert torch.equal(found, step(model, BATCHES["uneven"])[0])
-
-
-@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
-def test_without_a_way_back(mode, calls, monkeypatch):
-    model = random_model(configuration("bert")).eval()
     with mode():
-        found = logits_of(model, BATCHES["uneven"])
-        assert calls
-        in_pieces(monkeypatch)
         assert torch.equal(found, logits_of(model, BATCHES["uneven"]))
 
 
@@ -110,15 +131,11 @@ def test_above_frozen_layers(name, frozen, monkeypatch):
     base = model.base_model
     for module in (base.embeddings, *base.encoder.layer[:frozen]):
         module.requires_grad_(False)
-    logits, gradients = step(model, BATCHES["uneven"])
-    assert len(gradients) == sum(p.requires_grad for p in model.parameters())
-    in_pieces(monkeypatch)
-    wanted, pieces = step(model, BATCHES["uneven"])
-    assert torch.equal(logits, wanted)
-    assert all(torch.allclose(gradient, pieces[name], atol=1e-7, rtol=1e-5) for name, gradient in gradients.items())
+    assert len(step(model, BATCHES["uneven"])[1]) == sum(p.requires_grad for p in model.parameters())
+    check_against_pieces(model, BATCHES["uneven"], monkeypatch)
 
 
-def test_of_a_layer_trained_in_part_the_rest_stays(monkeypatch):
+def test_of_a_layer_trained_in_part_the_rest_stays():
     model = random_model(configuration("bert"))
     wanted = step(model, BATCHES["uneven"])[1]
     model.base_model.encoder.layer[1].attention.requires_grad_(False)
@@ -172,7 +189,16 @@ def other_order(model) -> None:
     dense.weight = torch.nn.Parameter(dense.weight.detach().t().contiguous().t())
 
 
-@pytest.mark.parametrize("change", [other_activation, other_type, other_order])
+def fewer_heads(model) -> None:
+    attention = model.base_model.encoder.layer[0].attention
+    heads = attention.self
+    heads.num_attention_heads, heads.all_head_size = 2, 32
+    for linear in (heads.query, heads.key, heads.value):
+        linear.weight, linear.bias = (torch.nn.Parameter(p.detach()[:32]) for p in (linear.weight, linear.bias))
+    attention.output.dense.weight = torch.nn.Parameter(attention.output.dense.weight.detach()[:, :32].contiguous())
+
+
+@pytest.mark.parametrize("change", [other_activation, other_type, other_order, fewer_heads])
 def test_other_layers_are_computed_in_pieces(change, calls):
     model = random_model(configuration("bert"))
     expected = step(copy.deepcopy(model), BATCHES["uneven"])[0]
@@ -180,7 +206,7 @@ def test_other_layers_are_computed_in_pieces(change, calls):
     change(model)
     found = step(model, BATCHES["uneven"])[0]
     assert calls == [False, True]  # the second and the last
-    assert torch.equal(found, expected) == (change is not other_activation)
+    assert torch.equal(found, expected) == (change in (other_type, other_order))
 
 
 def test_heads_of_another_size_are_computed_in_pieces(calls):
@@ -188,15 +214,27 @@ def test_heads_of_another_size_are_computed_in_pieces(calls):
     assert calls == []
 
 
-def test_a_product_that_fails_is_an_error(monkeypatch):
-    class Broken:
-        layer_forward = staticmethod(lambda *_: False)
-        layer_bytes = kernels().layer_bytes
+@pytest.mark.parametrize("way", ["layer_forward", "layer_backward"])
+def test_what_fails_in_a_layer_is_an_error_and_says_why(way, monkeypatch):
+    class Greedy:
+        """The kernels, of which one is asked for more lines than any memory has."""
 
-    model = random_model(configuration("bert"))
-    monkeypatch.setattr(layer, "kernels", lambda: Broken)
-    with pytest.raises(RuntimeError, match="a product of an encoder layer failed"):
-        logits_of(model, BATCHES["uneven"])
+        def __getattr__(self, name):
+            return getattr(kernels(), name)
+
+    def greedy(task, *rest):
+        task._obj.lines, lines = 2**45, task._obj.lines
+        try:
+            return getattr(kernels(), way)(task, *rest)
+        finally:
+            task._obj.lines = lines
+
+    monkeypatch.setattr(Greedy, way, staticmethod(greedy), raising=False)
+    monkeypatch.setattr(layer, "kernels", Greedy)
+    with pytest.raises(RuntimeError, match=r"^an encoder layer cannot be computed: std::bad_"):
+        step(random_model(configuration("bert")), BATCHES["uneven"])
+    monkeypatch.undo()
+    step(random_model(configuration("bert")), BATCHES["uneven"])
 
 
 def test_records_on_both_sides_are_of_one_size():

@@ -49,7 +49,8 @@ def kernels() -> ctypes.CDLL | None:
     try:
         return _loaded(compiler)
     except (OSError, RuntimeError, subprocess.SubprocessError) as error:  # RuntimeError: there is no home folder
-        log.debug("no kernels: %s", getattr(error, "stderr", None) or error)
+        said = (getattr(error, "stderr", None) or b"").decode(errors="replace").strip() or str(error)
+        log.warning("slower than it could be, since no kernels can be compiled: %s", said.splitlines()[0])
         return None
 
 
@@ -92,7 +93,7 @@ def _private_folder() -> Path:
 def _opened(library: Path) -> ctypes.CDLL:
     opened = ctypes.CDLL(str(library))
     opened.attention_cells.restype = opened.layer_bytes.restype = ctypes.c_int64
-    opened.layer_forward.restype = opened.layer_backward.restype = ctypes.c_bool
+    opened.layer_forward.restype = opened.layer_backward.restype = ctypes.c_char_p
     return opened
 
 

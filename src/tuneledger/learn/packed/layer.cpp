@@ -1,8 +1,9 @@
 // A layer of a BERT-family encoder, forward and back, in one call each: what Python, autograd and the allocator do
-// between a layer's kernels and products, on one thread, would take a sixth of a training step. Products are PyTorch's.
+// between a layer's kernels and products took a few percent of a step, one thread at work. Products are PyTorch's.
 
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
 #include <torch/csrc/inductor/aoti_torch/generated/c_shim_cpu.h>
+#include <torch/csrc/stable/c/shim.h>
 
 #include <algorithm>
 #include <cmath>
@@ -10,13 +11,14 @@
 #include <memory>
 #include <new>
 #include <stdexcept>
+#include <string>
 
 #include "kernels.h"
 
 namespace {
 
-// Parameters of a layer, in the order of `Layer::parameters`: weights and then biases that are joined to one product.
-enum Part { QUERY, KEY, VALUE, JOINT_BIASES, MIX = 6, INNER = 8, OUTER = 10, PARTS = 12 };
+// Where each product's weights begin among a layer's parameters; its biases follow. JOINT is query, key and value.
+enum Part { JOINT = 0, MIX = 6, INNER = 8, OUTER = 10, PARTS = 12 };
 
 }  // namespace
 
@@ -89,17 +91,16 @@ struct Matrix {
 };
 
 void check(AOTITorchError error) {
-    if (error) throw std::runtime_error("torch");
+    if (error) throw std::runtime_error(torch_exception_get_what_without_backtrace());
 }
 
 struct Tensor {
     AtenTensorHandle handle;
 
-    explicit Tensor(const Matrix& m) : Tensor(m.data, {m.rows, m.columns}, {m.down, m.right}) {}
-    Tensor(const bf16* data, std::initializer_list<int64_t> sizes, std::initializer_list<int64_t> strides) {
+    explicit Tensor(const Matrix& matrix) {
+        const int64_t sizes[] = {matrix.rows, matrix.columns}, strides[] = {matrix.down, matrix.right};
         check(aoti_torch_create_tensor_from_blob(
-            const_cast<bf16*>(data), int64_t(sizes.size()), sizes.begin(), strides.begin(), 0,
-            aoti_torch_dtype_bfloat16(), aoti_torch_device_type_cpu(), 0, &handle));
+            matrix.data, 2, sizes, strides, 0, aoti_torch_dtype_bfloat16(), aoti_torch_device_type_cpu(), 0, &handle));
     }
     Tensor(const Tensor&) = delete;
     ~Tensor() { aoti_torch_delete_tensor_object(handle); }
@@ -253,7 +254,7 @@ void forward(
     bf16* low_out) {
     const int64_t lines = layer.out_lines(), width = layer.width;
     const auto& [joint, mix, inner, outer] = kept.linears;
-    joint.read(layer.parameters + QUERY, 3, layer.threads);
+    joint.read(layer.parameters + JOINT, 3, layer.threads);
     mix.read(layer.parameters + MIX, 1, layer.threads);
     inner.read(layer.parameters + INNER, 1, layer.threads);
     outer.read(layer.parameters + OUTER, 1, layer.threads);
@@ -341,17 +342,19 @@ void backward(
         std::copy_n(to_residual + row * width, width, to_hidden + layer.starts[row] * width);
 }
 
-// Whether `work` was done, which gets memory of this thread for Scratch and `more` bytes.
+// Does `work`, which gets memory of this thread for Scratch and `more` bytes. Null, or why it failed.
 template <typename Work>
-bool done(const Layer& layer, int64_t more, Work work) {
+const char* attempt(const Layer& layer, int64_t more, Work work) {
+    static thread_local std::string reason;
     Memory measure{nullptr};
     Scratch(measure, layer);
     try {
         Memory memory{workspace(measure.used + more)};
         work(memory);
-        return true;
-    } catch (const std::exception&) {
-        return false;
+        return nullptr;
+    } catch (const std::exception& error) {
+        reason = error.what();
+        return reason.c_str();
     }
 }
 
@@ -370,10 +373,10 @@ void layer_struct_sizes(int64_t* sizes) {
 int64_t layer_bytes(const Layer* layer) { return bytes(*layer, true); }
 
 // From hidden states, (lines, width), in fp32 and in bf16, to those of the next layer. `kept` is for the way back;
-// null: there is none. Whether it was done.
-bool layer_forward(
+// null: there is none. Gives null, or why it failed.
+const char* layer_forward(
     const Layer* layer, const float* hidden, const bf16* low, char* kept, float* out, bf16* low_out) {
-    return done(*layer, kept ? 0 : bytes(*layer, false), [&](Memory& memory) {
+    return attempt(*layer, kept ? 0 : bytes(*layer, false), [&](Memory& memory) {
         const Scratch scratch(memory, *layer);
         Memory given{kept};
         const Kept keep(kept ? given : memory, *layer, kept != nullptr);
@@ -382,11 +385,11 @@ bool layer_forward(
 }
 
 // Gradients of the former, from those of either output, of which one may be null. `to_hidden` and `to_low` are null
-// where nobody asks. Whether it was done.
-bool layer_backward(
+// where nobody asks. Gives null, or why it failed.
+const char* layer_backward(
     const Layer* layer, const bf16* low, char* kept, const float* gradient, const bf16* low_gradient,
     const Gradients* gradients, float* to_hidden, bf16* to_low) {
-    return done(*layer, 0, [&](Memory& memory) {
+    return attempt(*layer, 0, [&](Memory& memory) {
         const Scratch scratch(memory, *layer);
         Memory given{kept};
         backward(*layer, Kept(given, *layer, true), scratch, low, gradient, low_gradient, *gradients, to_hidden, to_low);

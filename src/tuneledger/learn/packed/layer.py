@@ -1,12 +1,13 @@
 """A whole encoder layer as one step of autograd, by layer.cpp.
 
 Bit for bit what `linear`, `attend`, `activate` and `residual_norm` give one after the other where they use the compiled
-kernels too.
+kernels too, but for a norm's gradients, which are sums over threads.
 """
 
 from __future__ import annotations
 
 import ctypes
+from contextlib import suppress
 
 import torch
 from torch import nn
@@ -58,8 +59,10 @@ class Gradients(ctypes.Structure):
 
 def computes(layer: nn.Module, dtype: torch.dtype) -> bool:
     """Whether `whole_layer` can compute this layer of an encoder of the BERT family, in products of this type."""
+    heads = layer.attention.self
     return (
-        native.attends(dtype, layer.attention.self.attention_head_size)
+        native.attends(dtype, heads.attention_head_size)
+        and heads.all_head_size == len(layer.output.dense.weight)
         and is_exact_gelu(layer.intermediate.intermediate_act_fn)
         and all(parameter.dtype == torch.float32 and parameter.is_contiguous() for parameter in _parameters(layer))
     )
@@ -74,10 +77,12 @@ def whole_layer(
         layer: one that this `computes`.
         hidden, low: its input in float32 and in bf16, (lines, width).
         first_only: give those of the texts' first tokens alone, (rows, width).
+
+    Gradients of all its parameters are computed as soon as one of them, or its input, needs one.
     """
     parameters = _parameters(layer)
-    ends = layer.attention.output, layer.output
-    heads = layer.attention.self
+    heads, ends = layer.attention.self, (layer.attention.output, layer.output)
+    norms = parameters[PRODUCTS[-1] :]
     task = Layer(
         lines=layout.lines,
         tokens=len(layout.tokens),
@@ -92,16 +97,16 @@ def whole_layer(
         dropout=native.dropout_of(probability(heads.dropout), masks),
         norms=tuple(
             Norm(
-                end.LayerNorm.weight.data_ptr(),
-                end.LayerNorm.bias.data_ptr(),
+                weight.data_ptr(),
+                bias.data_ptr(),
                 end.LayerNorm.eps,
                 native.dropout_of(probability(end.dropout), masks),
             )
-            for end in ends
+            for weight, bias, end in zip(norms[::2], norms[1::2], ends, strict=True)
         ),
         parameters=tuple(parameter.data_ptr() for parameter in parameters[: PRODUCTS[-1]]),
     )
-    return _Layer.apply(hidden, low, task, layout, *parameters)
+    return _Layer.apply(hidden, low, task, layout, torch.is_grad_enabled(), *parameters)
 
 
 def _parameters(layer: nn.Module) -> list[torch.Tensor]:
@@ -112,23 +117,25 @@ def _parameters(layer: nn.Module) -> list[torch.Tensor]:
 
 
 # What no way back needs any more, for the next way there: fresh memory comes in pages that the system clears first.
+# It stays until the process ends, one block a layer, as large as the largest batch needs.
 _unused: list[torch.Tensor] = []
 
 
 def _memory(size: int) -> torch.Tensor:
     """At least `size` bytes."""
-    if _unused and len(block := _unused.pop()) >= size:
-        return block
+    with suppress(IndexError):
+        if len(block := _unused.pop()) >= size:
+            return block
     return torch.empty(size, dtype=torch.uint8)
 
 
 class _Layer(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, hidden: torch.Tensor, low: torch.Tensor, task: Layer, layout: Layout, *parameters: torch.Tensor):
+    def forward(ctx, hidden, low, task: Layer, layout: Layout, way_back: bool, *parameters: torch.Tensor):
         hidden, low, kept = hidden.contiguous(), low.contiguous(), None
-        if any(ctx.needs_input_grad):
+        if way_back and any(ctx.needs_input_grad):  # which are the same where gradients are off
             kept = _memory(kernels().layer_bytes(ctypes.byref(task)))
-            ctx.save_for_backward(low, *parameters[PRODUCTS[-1] :])
+            ctx.save_for_backward(low, *parameters[PRODUCTS[-1] :])  # of the other parameters there are copies
             ctx.task, ctx.kept, ctx.layout = task, kept, layout  # the task points to the layout's memory
             ctx.shapes = [parameter.shape for parameter in parameters]
             ctx.set_materialize_grads(False)
@@ -140,9 +147,11 @@ class _Layer(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, gradient: torch.Tensor | None, low_gradient: torch.Tensor | None) -> tuple:
-        low, *_ = ctx.saved_tensors
+        low, *norms = ctx.saved_tensors
         if ctx.kept is None:
-            raise RuntimeError("there is one way back through a packed layer: what it keeps is overwritten on the next")
+            raise RuntimeError("there is one way back through a packed layer: the next way there uses its memory again")
+        for norm, weight in zip(ctx.task.norms, norms[::2], strict=True):
+            norm.weight = weight.data_ptr()
         gradient = None if gradient is None else gradient.contiguous()
         low_gradient = None if low_gradient is None else low_gradient.contiguous()
         to_hidden = torch.empty_like(low, dtype=torch.float32) if ctx.needs_input_grad[0] else None
@@ -166,9 +175,9 @@ class _Layer(torch.autograd.Function):
         _unused.append(ctx.kept)
         ctx.kept = None
         parts = (part for whole, some in zip(joined, sizes, strict=True) for part in whole.split(some))
-        return to_hidden, to_low, None, None, *(p.view(shape) for p, shape in zip(parts, ctx.shapes, strict=True))
+        return to_hidden, to_low, None, None, None, *(p.view(shape) for p, shape in zip(parts, ctx.shapes, strict=True))
 
 
-def _check(done: bool) -> None:
-    if not done:
-        raise RuntimeError("a product of an encoder layer failed; torch has told why on stderr")
+def _check(reason: bytes | None) -> None:
+    if reason is not None:
+        raise RuntimeError(f"an encoder layer cannot be computed: {reason.decode(errors='replace')}")

@@ -28,7 +28,7 @@ def attends(dtype: torch.dtype, size: int) -> bool:
 
 def attend(query: torch.Tensor | None, joint: torch.Tensor, layout: Layout, size: int, p: float, masks: Masks):
     """See `tuneledger.learn.packed.attention.attend`; without a query it lies in front of key and value."""
-    return _Attend.apply(query, joint, layout, size, p, masks)
+    return _Attend.apply(query, joint, layout, size, p, masks, torch.is_grad_enabled())
 
 
 def residual_norm(residual: torch.Tensor, values: torch.Tensor, norm: nn.LayerNorm, p: float, masks: Masks):
@@ -63,7 +63,7 @@ def column_sums(values: torch.Tensor) -> torch.Tensor:
 
 
 class Dropout(ctypes.Structure):
-    """`Dropout` of kernels.cpp."""
+    """`Dropout` of kernels.h."""
 
     _fields_ = (("seed", ctypes.c_uint64), ("threshold", ctypes.c_int32), ("scale", ctypes.c_float))
 
@@ -73,7 +73,7 @@ def dropout_of(p: float, masks: Masks) -> Dropout:
 
 
 class Attention(ctypes.Structure):
-    """`Attention` of kernels.cpp."""
+    """`Attention` of kernels.h."""
 
     _fields_ = (
         *((name, ctypes.c_void_p) for name in ("query", "key", "value")),
@@ -90,12 +90,12 @@ class Attention(ctypes.Structure):
 
 class _Attend(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, query, joint, layout: Layout, size: int, p: float, masks: Masks) -> torch.Tensor:
+    def forward(ctx, query, joint, layout: Layout, size: int, p: float, masks: Masks, way_back: bool) -> torch.Tensor:
         first_only = query is not None
         width = joint.shape[1] // (2 if first_only else 3)
         heads = width // size
         weights, dropout = None, dropout_of(p, masks)
-        if any(ctx.needs_input_grad):
+        if way_back and any(ctx.needs_input_grad):  # which are the same where gradients are off
             cells = kernels().attention_cells(at(layout.lengths), layout.rows, heads, first_only)
             weights = joint.new_empty(cells, dtype=torch.float32)
         out = joint.new_zeros((layout.rows if first_only else layout.lines, width))
@@ -124,7 +124,7 @@ class _Attend(torch.autograd.Function):
             *targets[1:],
             ctypes.c_int64(task.key_stride),
         )
-        return to_query, to_joint, None, None, None, None
+        return to_query, to_joint, None, None, None, None, None
 
 
 def _task(query, joint, width: int, layout: Layout, size: int, dropout: Dropout, weights) -> Attention:
