@@ -69,10 +69,9 @@ def interval(figures: tuple[float, float, float], digits: int) -> str:
     return f"{value} [{low}, {high}]" if low != high else value
 
 
-def within(values: Sequence[float], reference: Sequence[float]) -> tuple[int, bool]:
-    """How many of the values lie between the reference's smallest and largest, and whether their median does."""
-    low, high = min(reference), max(reference)
-    return sum(low <= value <= high for value in values), bool(low <= np.median(values) <= high)
+def position(value: float, reference: Sequence[float]) -> str:
+    """Where a value lies: "below", "inside" or "above" what reaches from the reference's smallest to its largest."""
+    return "below" if value < min(reference) else "above" if value > max(reference) else "inside"
 
 
 def by_seed(runs: list[Run], figure: Callable[[Run], float]) -> dict[str, BySeed]:
@@ -155,9 +154,10 @@ def quality_table(runs: list[Run]) -> str:
         for name, seeds in values.items():
             against = [ABSENT] * 3
             if reference and name != "as_written":
-                inside, median_inside = within([*seeds.values()], [*reference.values()])
-                gap = interval(paired(mean_difference, seeds, reference), 4)
-                against = [gap, f"{inside} of {len(seeds)}", "yes" if median_inside else "no"]
+                places = [position(value, [*reference.values()]) for value in seeds.values()]
+                counts = " / ".join(str(places.count(place)) for place in ("below", "inside", "above"))
+                median = position(float(np.median([*seeds.values()])), [*reference.values()])
+                against = [interval(paired(mean_difference, seeds, reference), 4), counts, median]
             rows.append([title, name, *(number(value, 4) for value in summary([*seeds.values()])[:3]), *against])
     columns = [
         "",
@@ -166,8 +166,8 @@ def quality_table(runs: list[Run]) -> str:
         "min",
         "max",
         "mean difference to as_written",
-        "runs inside its range",
-        "median inside",
+        "runs below / inside / above its range",
+        "median lies",
     ]
     return markdown(columns, rows, text_columns=2)
 
@@ -213,6 +213,7 @@ def page(runs: list[Run], facts: dict[str, Any]) -> str:
         constant = facts["always_one_label"]
         collapsed = [run for run in runs if any(one.items() <= run["epochs"][-1].items() for one in constant)]
         parts += [f"**Collapsed, answers always the same: {_names(collapsed)}.**"] if collapsed else []
+    parts += [f"Made in this order: {_names(sorted(runs, key=lambda run: run['started']))}."]
     disturbed = [run for run in runs if run["disturbed"]]
     parts += [f"**Something else ran beside {_names(disturbed)}.**" if disturbed else "Nothing else ran beside them."]
     return "\n\n".join(parts) + "\n"

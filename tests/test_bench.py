@@ -89,9 +89,9 @@ def test_seeds_are_drawn_in_pairs(table):
     assert table.paired(table.ratio_of_medians, slow, fast) == pytest.approx((3, 3, 3))
 
 
-def test_inside_the_range(table):
-    assert table.within([0.8, 0.9, 0.7], [0.75, 0.85]) == (1, True)
-    assert table.within([0.9, 0.9, 0.8], [0.75, 0.85]) == (1, False)
+def test_a_score_lies_below_inside_or_above_a_range(table):
+    places = [table.position(value, [0.85, 0.75]) for value in (0.7, 0.75, 0.8, 0.85, 0.9)]
+    assert places == ["below", "inside", "inside", "inside", "above"]
 
 
 class TestRunsThatCannotBeCompared:
@@ -163,7 +163,8 @@ class TestPage:
     def run(self, contestant: str, **changes) -> dict:
         epochs = [{"accuracy": 0.8, "f1": 0.86, "loss": 0.4, "since_start": 70.0}]
         clocks = {"ms_per_step": 100.0, "loop_seconds": 60.0, "metrics_seconds": 72.0, "exit_seconds": 75.0}
-        return {"contestant": contestant, "seed": 1, "epochs": epochs, "disturbed": False, **clocks, **changes}
+        rest = {"epochs": epochs, "disturbed": False, "started": 1}
+        return {"contestant": contestant, "seed": 1, **rest, **clocks, **changes}
 
     def test_of_the_closed_division_it_has_every_clock(self, table):
         page = table.page([self.run("as_written", ms_per_step=500.0), self.run("ours")], FACTS)
@@ -185,6 +186,20 @@ class TestPage:
         page = table.page([self.run("ours", epochs=[])], FACTS)
         assert "Steady step" in page
         assert page.count("## ") == 1 and "Scores" not in page
+
+    def test_it_counts_the_runs_on_either_side_of_the_lectures_range(self, table):
+        def scored(contestant: str, seed: int, accuracy: float) -> dict:
+            epochs = [{"accuracy": accuracy, "f1": 0.86, "loss": 0.4, "since_start": 70.0}]
+            return self.run(contestant, seed=seed, epochs=epochs)
+
+        runs = [scored("as_written", seed, accuracy) for seed, accuracy in enumerate((0.78, 0.8, 0.79))]
+        runs += [scored("ours", seed, accuracy) for seed, accuracy in enumerate((0.77, 0.82, 0.81))]
+        lines = [line for line in table.page(runs, FACTS).splitlines() if line.startswith("| accuracy | ours ")]
+        assert len(lines) == 1 and lines[0].endswith("| 1 / 0 / 2 | above |")
+
+    def test_it_says_in_which_order_runs_were_made(self, table):
+        page = table.page([self.run("ours", started=2), self.run("as_written", started=1)], FACTS)
+        assert "Made in this order: as_written seed 1, ours seed 1." in page
 
     def test_it_says_what_disturbed_or_collapsed(self, table):
         constant = [{"accuracy": 0.684, "f1": 0.812, "loss": 0.6, "since_start": 70.0}]
