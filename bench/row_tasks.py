@@ -8,6 +8,7 @@ import json
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from threading import Event, Thread
 from typing import Any
 
 import numpy as np
@@ -54,8 +55,7 @@ def _prepare(folder: Path, scratch: Path, clock: Clock, split: str) -> Digest:
 
     with clock:
         splits, _, _ = stage.prepare(path=str(folder), split=split, **SECTION)
-        for name, table in splits.items():
-            table.to_parquet(scratch / f"{name}.parquet", index=False)
+        stage.write(splits, scratch)
     return lambda: None
 
 
@@ -109,19 +109,40 @@ TASKS = {
 
 
 def one(task: str, folder: Path) -> None:
-    """Do a task and print what it took: seconds, and the process's largest resident set."""
+    """Do a task and print what it took: seconds, and the most memory that the process had."""
     scratch = folder.parent / "scratch"
     remove(scratch)
     scratch.mkdir()
     clock = Clock()
-    tokens = TASKS[task](folder, scratch, clock)
-    print(json.dumps({"seconds": clock.seconds, "peak_gib": peak_gib(), "tokens_sha256": tokens()}))
+    with Watch() as watch:
+        tokens = TASKS[task](folder, scratch, clock)
+    peaks = {"own_gib": watch.largest / 2**20, "peak_gib": resident("VmHWM") / 2**20}
+    print(json.dumps({"seconds": clock.seconds, **peaks, "tokens_sha256": tokens()}))
 
 
-def peak_gib() -> float:
-    """The largest resident set of this process; getrusage's would begin with that of the process that started it."""
+class Watch(Thread):
+    """The largest of this process's own memory, KiB: what is resident but for pages of files."""
+
+    largest = 0
+
+    def __enter__(self) -> Watch:
+        self.ended = Event()
+        self.start()
+        return self
+
+    def run(self) -> None:
+        while not self.ended.wait(0.01):
+            self.largest = max(self.largest, resident("RssAnon"))
+
+    def __exit__(self, *_: Any) -> None:
+        self.ended.set()
+        self.join()
+
+
+def resident(name: str) -> int:
+    """A line of this process's status, KiB; getrusage's figures would begin with those of the process before it."""
     status = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
-    return next(int(line.split()[1]) for line in status if line.startswith("VmHWM")) / 2**20
+    return next(int(line.split()[1]) for line in status if line.startswith(name))
 
 
 if __name__ == "__main__":

@@ -54,7 +54,7 @@ def measure(sizes: list[int], repeats: int, anyway: bool) -> list[dict[str, Any]
         folder.mkdir()
         generate(folder, size)
         splits, _, _ = stage.prepare(path=str(folder), **SECTION)
-        splits["train"].to_parquet(folder / "train.parquet", index=False)
+        stage.write(splits, folder)
         for repeat in range(repeats):
             for task in list(TASKS)[:: -1 if repeat % 2 else 1]:
                 if not anyway:
@@ -77,10 +77,11 @@ def page(runs: list[dict[str, Any]], facts: dict[str, Any]) -> str:
         for size in sorted({run["rows"] for run in runs}):
             mine = [run for run in runs if (run["task"], run["rows"]) == (task, size)]
             seconds = sorted(run["seconds"] for run in mine)
-            middle, peak = float(np.median(seconds)), max(run["peak_gib"] for run in mine)
+            middle = float(np.median(seconds))
+            peaks = [number(max(run[peak] for run in mine), 2) for peak in ("own_gib", "peak_gib")]
             spread = f"{number(seconds[0], 2)} to {number(seconds[-1], 2)}"
-            table.append([task, f"{size:,}", number(middle, 2), spread, f"{size / middle:,.0f}", number(peak, 2)])
-    columns = ["", "rows", "median, s", "of all runs, s", "rows/s", "largest resident set, GiB"]
+            table.append([task, f"{size:,}", number(middle, 2), spread, f"{size / middle:,.0f}", *peaks])
+    columns = ["", "rows", "median, s", "of all runs, s", "rows/s", "most of its own memory, GiB", "most resident, GiB"]
     versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
     clock = "Seconds are those of the work, once Python has started and libraries are imported."
     return "\n\n".join(
@@ -88,7 +89,7 @@ def page(runs: list[dict[str, Any]], facts: dict[str, Any]) -> str:
             "# Rows of sentence pairs, about 45 tokens each",
             f"{facts['cpu']}, {facts['cores']} cores; Python {facts['python']}, {versions}.",
             f"Commit {facts['commit']}; `{facts['command']}`.",
-            f"{clock} The resident set counts pages of mapped files too.",
+            f"{clock} Resident are pages of mapped files too, which the system takes back when it needs them.",
             markdown(columns, table, text_columns=1),
         ]
     )

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pandas as pd
+import pyarrow as pa
 import pytest
 from omegaconf import OmegaConf
 
@@ -225,6 +226,19 @@ def test_a_label_seen_only_in_validation(tmp_path):
     assert fault(**settings) == message
     _, schema, _ = prepare(**settings, labels=["no", "yes", "perhaps"])
     assert schema["labels"] == ["no", "yes", "perhaps"]
+
+
+@pytest.mark.parametrize("split", ["given", "stratified", "grouped"])
+def test_texts_stay_on_disk(tmp_path, split):
+    files = {"train": "a.tsv", "validation": "b.tsv"}
+    for name in files.values():
+        lines = (f"{name} {n} {'x' * 1000}\t{n % 2}\n" for n in range(20_000))
+        (tmp_path / name).write_text("t\tl\n" + "".join(lines))
+    before = pa.total_allocated_bytes()
+    splits, _, _ = prepare(**OWN | {"files": files, "split": split}, path=str(tmp_path), test_fraction=0)
+    held = sum(table["text_a"].nbytes for table in splits.values())
+    assert held > 40e6
+    assert pa.total_allocated_bytes() - before < held / 50
 
 
 def test_main_writes_what_prepare_gives_and_repeats_byte_for_byte(tmp_path, monkeypatch, capsys):

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from tuneledger.data.on_disk import pieces
 from tuneledger.data.table import sentence_ids, text_slots
 
 # 400 words are about 512 word pieces, where BERT-like encoders end; `tokenize` counts what is really cut.
@@ -27,18 +28,23 @@ def audit(splits: dict[str, pd.DataFrame], labels: list[str], sources: list[dict
     more than one split, `shared_sentences` for each split and each one before it the rows of the later that hold
     a sentence of the earlier, `empty_texts` those without a letter or digit, since blank ones never get this far.
     """
-    slots = text_slots(next(iter(splits.values())))
-    ours = [*slots, "label", "source"]  # a user's own column may be called `split` or `pair`
-    rows = pd.concat([table[ours].assign(split=name) for name, table in splits.items()], ignore_index=True)
-    sentence = sentence_ids(rows)
-    rows["pair"] = _pair_ids(sentence)
+    tables = list(splits.values())
+    sentence = sentence_ids(pd.concat(tables, ignore_index=True))
+    rows = pd.DataFrame(
+        {
+            "pair": _pair_ids(sentence),
+            "label": np.concatenate([table["label"] for table in tables]),
+            "split": np.repeat(np.arange(len(tables)), [len(table) for table in tables]),
+        }
+    )
+    of = {name: (rows["split"] == place).to_numpy() for place, name in enumerate(splits)}
     return {
         "labels": labels,
         "over_long_words": OVER_LONG_WORDS,
-        "splits": {name: _split(rows[rows["split"] == name], slots, labels) for name in splits},
-        "duplicates_across_splits": int((rows.groupby("pair")["split"].nunique() > 1).sum()),
-        "contradictions": _contradictions(rows, labels),
-        "shared_sentences": _shared({name: sentence[(rows["split"] == name).to_numpy()] for name in splits}),
+        "splits": {name: _split(table, rows["pair"][of[name]], labels) for name, table in splits.items()},
+        "duplicates_across_splits": len(_with_several(rows, "split")),
+        "contradictions": _contradictions(rows, tables, labels),
+        "shared_sentences": _shared({name: sentence[mine] for name, mine in of.items()}),
         "sources": sources,
     }
 
@@ -78,39 +84,59 @@ def _pair_ids(sentence: np.ndarray) -> np.ndarray:
     return sentence.min(axis=1) * (int(sentence.max()) + 1) + sentence.max(axis=1)
 
 
-def _split(rows: pd.DataFrame, slots: list[str], labels: list[str]) -> dict[str, Any]:
-    counts = np.bincount(rows["label"], minlength=len(labels))
-    texts = pd.concat([rows[name] for name in slots])
-    words = pd.Series(np.fromiter((len(text.split()) for text in texts), np.int32, len(texts)))
+def _with_several(rows: pd.DataFrame, column: str) -> np.ndarray:
+    """The pairs whose rows differ in `column`, in the order in which they appear."""
+    different = rows[["pair", column]].drop_duplicates()
+    several = different["pair"][different["pair"].duplicated()]
+    return rows["pair"][rows["pair"].isin(several)].unique()
+
+
+def _split(table: pd.DataFrame, pair: pd.Series, labels: list[str]) -> dict[str, Any]:
+    counts = np.bincount(table["label"], minlength=len(labels))
+    measures = [_measure(part) for slot in text_slots(table) for part in pieces(table[slot])]
+    characters, words, empty = map(np.concatenate, zip(*measures, strict=True))
     return {
-        "rows": len(rows),
+        "rows": len(table),
         "label_counts": dict(zip(labels, counts.tolist(), strict=True)),
         "majority_label": labels[int(counts.argmax())],
-        "majority_baseline": float(counts.max() / len(rows)),
-        "empty_texts": int((~texts.str.contains(r"[^\W_]", regex=True)).sum()),
+        "majority_baseline": float(counts.max() / len(table)),
+        "empty_texts": int(empty.sum()),
         "over_long_texts": int((words > OVER_LONG_WORDS).sum()),
-        "characters": _spread(texts.str.len()),
+        "characters": _spread(characters),
         "words": _spread(words),
-        "duplicates": int(rows["pair"].duplicated().sum()),
+        "duplicates": int(pair.duplicated().sum()),
     }
 
 
-def _spread(lengths: pd.Series) -> dict[str, float]:
+def _measure(texts: pd.Series) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of each text its characters, its words, and whether it has no letter or digit."""
+    words = [len(text.split()) for text in texts]
+    empty = ~texts.str.contains(r"[^\W_]", regex=True)
+    return texts.str.len().to_numpy(np.int32), np.array(words, np.int32), empty.to_numpy(bool)
+
+
+def _spread(lengths: np.ndarray) -> dict[str, float]:
     return {
-        "median": float(lengths.median()),
-        "p95": float(lengths.quantile(0.95)),
+        "median": float(np.median(lengths)),
+        "p95": float(np.quantile(lengths, 0.95)),
         "max": int(lengths.max()),
     }
 
 
-def _contradictions(rows: pd.DataFrame, labels: list[str]) -> dict[str, Any]:
+def _contradictions(rows: pd.DataFrame, tables: list[pd.DataFrame], labels: list[str]) -> dict[str, Any]:
     """Pairs (or texts) that carry more than one label, over all splits, with the rows of the first few."""
-    opposed = rows[rows.groupby("pair")["label"].transform("nunique") > 1]
+    opposed = _with_several(rows, "label")
+    starts = np.cumsum([0, *(len(table) for table in tables)])
     examples = []
-    for pair in opposed["pair"].unique()[:EXAMPLES]:
-        same = opposed[opposed["pair"] == pair].drop_duplicates("label")
-        examples.append([{"source": s, "label": labels[n]} for s, n in zip(same["source"], same["label"], strict=True)])
-    return {"count": int(opposed["pair"].nunique()), "examples": examples}
+    for pair in opposed[:EXAMPLES]:
+        same = rows[rows["pair"] == pair].drop_duplicates("label")
+        examples.append(
+            [
+                {"source": tables[split]["source"].iloc[row - starts[split]], "label": labels[label]}
+                for row, split, label in zip(same.index, same["split"], same["label"], strict=True)
+            ]
+        )
+    return {"count": len(opposed), "examples": examples}
 
 
 def _shared(sentence: dict[str, np.ndarray]) -> dict[str, dict[str, dict[str, int]]]:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from tuneledger.data.on_disk import on_disk
 from tuneledger.data.read import read_file
 from tuneledger.data.table import same_columns, to_table
 from tuneledger.errors import UserError
@@ -45,12 +47,18 @@ def load(
     tables, sources = {}, []
     for split, name in _chosen(files).items():
         file = Path(path) / name
-        parts = [to_table(frame, file.as_posix(), text=columns, label=label) for frame in reader(file)]
-        tables[split] = pd.concat(same_columns(parts), ignore_index=True)
+        parts = (to_table(frame, file.as_posix(), text=columns, label=label) for frame in reader(file))
+        tables[split] = _below_each_other(parts)
         with file.open("rb") as handle:
             digest = hashlib.file_digest(handle, "sha256").hexdigest()
         sources.append({"split": split, "file": file.as_posix(), "sha256": digest, "rows": len(tables[split])})
     return tables, sources
+
+
+def _below_each_other(parts: Iterable[pd.DataFrame]) -> pd.DataFrame:
+    """One table, on disk; what a part lacks of the columns is empty there."""
+    alike = [on_disk(some) for _, some in groupby(parts, key=list)]
+    return pd.concat(same_columns(alike), ignore_index=True)
 
 
 def _chosen(files: dict[str, str | None]) -> dict[str, str]:

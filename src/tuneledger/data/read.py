@@ -17,11 +17,11 @@ from typing import Any
 
 import pandas as pd
 
+from tuneledger.data.on_disk import ROWS
 from tuneledger.errors import UserError
 
 # Rows of a JSONL file may differ in their keys, so the table can be far larger than the file.
 MAX_COLUMNS = 1000
-ROWS = 10_000  # of a frame: as Python objects a row takes several times the memory that it takes in a file
 
 Frames = Iterator[pd.DataFrame]
 

@@ -10,7 +10,10 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
 
+from tuneledger.data.on_disk import ROWS, on_disk, pieces
 from tuneledger.data.table import sentence_ids, text_slots
 from tuneledger.errors import UserError
 
@@ -34,12 +37,11 @@ def resplit(pool: pd.DataFrame, kind: str, fractions: dict[str, float], seed: in
             f"class {rarest!r} has {least} row(s), but data.split={kind} makes {len(fractions)} splits "
             "and each needs one: add rows, merge classes, or make fewer splits (data.test_fraction=0)"
         )
-    pool = pool.reset_index(drop=True)
-    order = pool.sort_values([*text_slots(pool), "label"], kind="stable").index.to_numpy()
-    rows = pool.loc[order]
-    groups = connected(rows) if kind == "grouped" else np.arange(len(rows))
-    chosen = np.array(allot(groups, rows["label"].tolist(), fractions, seed))
-    splits = {name: pool.loc[np.sort(order[chosen == name])] for name in fractions}
+    order = _by_content(pool)
+    groups = connected(pool)[order] if kind == "grouped" else np.arange(len(pool))
+    chosen = np.empty(len(pool), dtype=np.int8)
+    chosen[order] = allot(groups, pool["label"].to_numpy()[order], fractions, seed)
+    splits = {name: _where(chosen == place, pool) for place, name in enumerate(fractions)}
     for name, split in splits.items():
         missing = sorted(set(counts) - set(split["label"]))
         if missing:
@@ -48,7 +50,7 @@ def resplit(pool: pd.DataFrame, kind: str, fractions: dict[str, float], seed: in
                 f"data.split={kind} leaves no row of class {missing[0]!r} for {name}: "
                 f"{largest:,} of {len(pool):,} rows are connected by shared sentences and must stay together"
             )
-    return {name: split.reset_index(drop=True) for name, split in splits.items()}
+    return splits
 
 
 def apart(pool: pd.DataFrame, test: pd.DataFrame) -> pd.DataFrame:
@@ -70,7 +72,7 @@ def apart(pool: pd.DataFrame, test: pd.DataFrame) -> pd.DataFrame:
                 "validation: the others share a sentence with the given test split; set data.test_fraction above 0, "
                 "which draws test anew"
             )
-    return pool[free]
+    return _where(free, pool)
 
 
 def connected(rows: pd.DataFrame) -> np.ndarray:
@@ -79,49 +81,62 @@ def connected(rows: pd.DataFrame) -> np.ndarray:
     from scipy.sparse.csgraph import connected_components
 
     sentence = sentence_ids(rows)  # [rows, 1 or 2]
-    row = np.repeat(np.arange(len(rows)), sentence.shape[1])
+    row = np.repeat(np.arange(len(rows), dtype=np.int32), sentence.shape[1])
     nodes = len(rows) + int(sentence.max()) + 1
-    edges = coo_array((np.ones(len(row)), (row, len(rows) + sentence.ravel())), shape=(nodes, nodes))
+    edges = coo_array((np.ones(len(row), dtype=np.int8), (row, len(rows) + sentence.ravel())), shape=(nodes, nodes))
     return connected_components(edges, directed=False)[1][: len(rows)]
 
 
-def allot(groups: Sequence[int], labels: list[str], fractions: dict[str, float], seed: int) -> list[str]:
-    """The split of each row, whole groups at a time, label shares as even as the groups allow.
+def allot(groups: Sequence[int], labels: Sequence, fractions: dict[str, float], seed: int) -> np.ndarray:
+    """For each row the place of its split in `fractions`; whole groups at a time, label shares as even as they allow.
 
     Largest groups first, each goes where its labels are most wanting (Sechidis et al., ECML 2011). With
     groups of one row every class reaches every split if it has as many rows as there are splits.
     """
-    members: dict[int, list[int]] = {}
-    for row, group in enumerate(groups):
-        members.setdefault(int(group), []).append(row)
-    shuffled = np.random.default_rng(seed).permutation(len(members))
-    bundles = list(members.values())
-    totals = Counter(labels)
-    target = {name: {label: share * n for label, n in totals.items()} for name, share in fractions.items()}
-    open_rows = {name: dict(wanted) for name, wanted in target.items()}
-    filled = Counter()
-    chosen = [""] * len(labels)
-    for bundle in sorted((bundles[index] for index in shuffled), key=len, reverse=True):
-        counts = Counter(labels[row] for row in bundle)
+    group = pd.factorize(np.asarray(groups))[0]
+    codes, classes = pd.factorize(np.asarray(labels))
+    sizes = np.bincount(group)
+    members, ends = np.argsort(group, kind="stable"), np.cumsum(sizes)
+    shuffled = np.random.default_rng(seed).permutation(len(sizes))
+    totals = np.bincount(codes, minlength=len(classes)).tolist()
+    target = [[share * n for n in totals] for share in fractions.values()]
+    open_rows = [list(wanted) for wanted in target]
+    filled = [0] * len(target)
+    chosen = np.empty(len(codes), dtype=np.int8)
+    for number in shuffled[np.argsort(-sizes[shuffled], kind="stable")]:
+        rows = members[ends[number] - sizes[number] : ends[number]]
+        counts = Counter(codes[rows].tolist())
         # between splits that want the rows equally, the one which is less full
-        scores = {
-            name: (*_want(counts, open_rows[name], target[name]), -filled[name] / share)
-            for name, share in fractions.items()
-        }
-        best = max(scores, key=scores.__getitem__)
-        filled[best] += len(bundle)
-        for label, n in counts.items():
-            open_rows[best][label] -= n
-        for row in bundle:
-            chosen[row] = best
+        scores = [
+            (*_want(counts, open_rows[place], target[place]), -filled[place] / share)
+            for place, share in enumerate(fractions.values())
+        ]
+        best = max(range(len(scores)), key=scores.__getitem__)
+        filled[best] += len(rows)
+        for code, n in counts.items():
+            open_rows[best][code] -= n
+        chosen[rows] = best
     return chosen
 
 
-def _want(counts: Counter[str], open_rows: dict[str, float], target: dict[str, float]) -> tuple[int, float]:
+def _want(counts: Counter[int], open_rows: list[float], target: list[float]) -> tuple[int, float]:
     """How much a split wants these rows: the labels it has none of yet, then its unmet share of each label.
 
     The unmet share is taken halfway through adding the rows; a new label counts only if the rows fit.
     """
-    new = sum(open_rows[label] == target[label] and n <= max(1, target[label]) for label, n in counts.items())
-    unmet = sum(n * (open_rows[label] - n / 2) / target[label] for label, n in counts.items())
+    new = sum(open_rows[code] == target[code] and n <= max(1, target[code]) for code, n in counts.items())
+    unmet = sum(n * (open_rows[code] - n / 2) / target[code] for code, n in counts.items())
     return new, unmet
+
+
+def _by_content(pool: pd.DataFrame) -> np.ndarray:
+    """Row numbers in the order of texts and labels, which does not depend on that of the rows but for equal ones."""
+    keys = [*text_slots(pool), "label"]
+    table = pa.Table.from_pandas(pool[keys], preserve_index=False)
+    return pc.sort_indices(table, sort_keys=[(key, "ascending") for key in keys]).to_numpy()
+
+
+def _where(wanted: np.ndarray, pool: pd.DataFrame) -> pd.DataFrame:
+    """The wanted rows, in their order."""
+    parts = np.split(wanted, range(ROWS, len(pool), ROWS))
+    return on_disk(piece[part] for piece, part in zip(pieces(pool), parts, strict=True))

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from tuneledger.data.on_disk import pieces
 from tuneledger.errors import UserError
 
 TEXT = ("text_a", "text_b")
@@ -19,7 +20,6 @@ RESERVED = (*TEXT, "label", "source")
 # A million characters are some 170,000 words: no encoder reads that, a lost line break or quote makes it.
 MAX_FIELD = 1_000_000
 MAX_SLICE_VALUES = 50
-HASHED = 10_000  # texts held as Python strings at a time
 
 
 def to_table(frame: pd.DataFrame, file: str, *, text: list[str], label: str) -> pd.DataFrame:
@@ -101,9 +101,18 @@ def encode(table: pd.DataFrame, names: list[str]) -> pd.DataFrame:
 def slice_columns(splits: dict[str, pd.DataFrame]) -> list[str]:
     """Extra columns with few values (2 to 50, fewer than half the rows), to break scores down by."""
     rows = pd.concat(splits.values(), ignore_index=True)
-    extra = [name for name in rows if name not in RESERVED]
-    distinct = {name: rows[name].nunique() for name in extra}
-    return [name for name, n in distinct.items() if 2 <= n <= MAX_SLICE_VALUES and n < len(rows) / 2]
+    most = min(MAX_SLICE_VALUES, (len(rows) - 1) // 2)
+    return [name for name in rows if name not in RESERVED and 2 <= _distinct(rows[name], most) <= most]
+
+
+def _distinct(values: pd.Series, most: int) -> int:
+    """How many different values there are, or some number above `most`."""
+    found: set[str] = set()
+    for piece in pieces(values):
+        found.update(piece.unique())
+        if len(found) > most:
+            break
+    return len(found)
 
 
 def text_slots(table: pd.DataFrame) -> list[str]:
@@ -117,12 +126,11 @@ def sentence_ids(table: pd.DataFrame) -> np.ndarray:
     Texts are told apart by 64 bits: in a million rows any two of them are confused once in ten million times.
     """
     hashes = np.concatenate([_hashes(table[slot]) for slot in text_slots(table)])
-    return pd.factorize(hashes)[0].reshape(-1, len(table)).T
+    return np.unique(hashes, return_inverse=True)[1].reshape(-1, len(table)).T
 
 
 def _hashes(texts: pd.Series) -> np.ndarray:
-    parts = [texts.iloc[start : start + HASHED] for start in range(0, len(texts), HASHED)]
-    same = (np.array([" ".join(text.split()).casefold() for text in part], dtype=object) for part in parts)
+    same = (np.array([" ".join(text.split()).casefold() for text in part], dtype=object) for part in pieces(texts))
     return np.concatenate([pd.util.hash_array(part, categorize=False) for part in same])
 
 

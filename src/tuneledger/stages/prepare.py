@@ -7,6 +7,7 @@ Parquet file a split, schema.json) and results/prepare/audit.json. Alone: python
 from __future__ import annotations
 
 import numbers
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -20,6 +21,8 @@ from tuneledger.data.split import apart, resplit
 from tuneledger.data.table import encode, label_names, same_columns, slice_columns
 from tuneledger.errors import UserError
 from tuneledger.stages import run_stage
+
+ROW_GROUP = 100_000  # rows that are in memory, compressed, before they are written
 
 
 def prepare(
@@ -98,11 +101,16 @@ def main() -> None:
     splits, schema, audited = prepare(**bind(prepare, "data", section))
     with paths.replacing(paths.PREPARED) as folder:
         folder.mkdir()
-        for name, table in splits.items():
-            table.to_parquet(folder / f"{name}.parquet", index=False)
+        write(splits, folder)
         paths.write_json(folder / "schema.json", {**schema, "data": section})
     paths.write_json(paths.AUDIT, audited)
     print("\n".join(summary(audited)))
+
+
+def write(splits: dict[str, pd.DataFrame], folder: Path) -> None:
+    """Each split into a Parquet file under its name."""
+    for name, table in splits.items():
+        table.to_parquet(folder / f"{name}.parquet", index=False, row_group_size=ROW_GROUP)
 
 
 def _arrange(
