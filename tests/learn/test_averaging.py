@@ -20,7 +20,7 @@ from tuneledger.learn.predict import predict
 def watched(train, tmp_path):
     """The head's weights after each of 12 steps of two epochs, at first, and the model that was kept."""
 
-    def run(average: float | None):
+    def run(average: float | None, **trainer):
         seen: list[torch.Tensor] = []
 
         def watch(module) -> None:
@@ -31,7 +31,7 @@ def watched(train, tmp_path):
             module.on_train_batch_end = look
 
         folder = tmp_path / str(average)
-        result = train(folder, prepare=watch, average=average, select={"metric": "epoch", "mode": "max"})
+        result = train(folder, prepare=watch, average=average, select={"metric": "epoch", "mode": "max"}, **trainer)
         return (
             torch.stack(seen).double().numpy(),
             load_file(folder / "best/model.safetensors")["classifier.weight"],
@@ -53,6 +53,13 @@ def test_the_mean_is_kept_and_the_weights_train_on(watched):
         expected = decay * expected + (1 - decay) * steps[step]
     np.testing.assert_allclose(kept, expected, atol=1e-7)
     assert np.abs(kept.numpy() - last.numpy()).max() > 1e-4
+
+
+def test_after_few_steps_the_mean_is_not_what_training_began_with(watched):
+    steps, kept, _ = watched(0.9, max_epochs=1, accumulate_grad_batches=2)  # 6 batches, 3 steps
+    decay = (4 / 13) ** 3
+    np.testing.assert_allclose(kept, decay * steps[0] + (1 - decay) * steps[-1], atol=1e-7)
+    assert np.abs(kept.numpy() - steps[0]).max() > 1e-4
 
 
 def test_scores_are_those_of_the_mean(train, few, tmp_path):

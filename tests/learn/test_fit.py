@@ -16,7 +16,8 @@ from safetensors.torch import load_file
 from tuneledger.errors import Interrupted, UserError
 from tuneledger.learn import history
 from tuneledger.learn.datamodule import to_tensors
-from tuneledger.learn.fit import _run
+from tuneledger.learn.fit import _run, check_c_compiler
+from tuneledger.learn.packed import layer
 from tuneledger.learn.trainer import resolve_precision
 from tuneledger.text.batches import TokenizedSplit, training_batches
 
@@ -339,3 +340,17 @@ def test_frozen_layers_stay_and_the_others_move(few, tmp_path, train, implementa
         frozen = "embeddings" in name or "layer.0." in name
         if frozen or "key.bias" not in name:  # which softmax does not see
             assert torch.equal(weight, after[name]) == frozen, name
+
+
+def test_compiling_for_a_gpu_without_a_c_compiler_is_refused(monkeypatch):
+    monkeypatch.setenv("PATH", "/nowhere")
+    monkeypatch.setenv("CC", "mycc")
+    check_c_compiler()
+    monkeypatch.delenv("CC")
+    with pytest.raises(UserError, match=r"^trainer\.compile needs a C compiler: install gcc or clang, or set trainer"):
+        check_c_compiler()
+
+
+def test_a_training_leaves_no_memory_of_layers_behind(train, compiled):
+    train(precision="bf16-mixed", max_epochs=1)
+    assert layer._unused == []

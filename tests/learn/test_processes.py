@@ -28,6 +28,7 @@ def slurm(task: int, port: int) -> dict[str, str]:
     """What srun gives each task of a job on one node."""
     job = {"SLURM_JOB_ID": "21345", "SLURM_JOB_NAME": "train", "SLURM_NODELIST": "localhost", "MASTER_PORT": str(port)}
     count = {"SLURM_NTASKS": str(PROCESSES), "SLURM_NTASKS_PER_NODE": str(PROCESSES), "SLURM_NNODES": "1"}
+    count["SLURM_STEP_NUM_TASKS"] = str(PROCESSES)
     return job | count | {"SLURM_NODEID": "0", "SLURM_PROCID": str(task), "SLURM_LOCALID": str(task)}
 
 
@@ -213,10 +214,11 @@ class TestProcessNumber:
             process_number(devices=1, num_nodes=1)
 
     def test_slurm_without_srun(self, monkeypatch):
+        """As a batch script's own process sees it."""
         for name, value in slurm(0, 1).items():
-            if name not in ("SLURM_PROCID", "SLURM_LOCALID", "SLURM_NODEID"):
+            if name != "SLURM_STEP_NUM_TASKS":
                 monkeypatch.setenv(name, value)
-        with pytest.raises(UserError, match=r"start with srun"):
+        with pytest.raises(UserError, match=r"but srun did not start its processes: start with srun$"):
             process_number(devices=2, num_nodes=1)
 
     @pytest.mark.parametrize("environment", [torchrun, slurm])

@@ -49,20 +49,25 @@ class WeightAverage(pl.Callback):
         else:
             self.average = [weight.detach().clone() for weight in _weights(module)]
 
-    @torch.no_grad()
     def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, *_: Any) -> None:
-        step = trainer.global_step
-        if step == self._updated or step % EVERY:
-            return
-        decay = min(self.decay, (1 + step) / (10 + step)) ** EVERY
-        torch._foreach_lerp_(self.average, _weights(module), 1 - decay)
-        self._updated = step
+        if trainer.global_step % EVERY == 0:
+            self._update(trainer.global_step, module)
 
     def on_validation_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        if not self._updated:  # an epoch of a few steps, whose mean would be the weights that it began with
+            self._update(trainer.global_step, module)
         self._exchange(module)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self._exchange(module)
+
+    @torch.no_grad()
+    def _update(self, step: int, module: pl.LightningModule) -> None:
+        if step == self._updated:
+            return
+        decay = min(self.decay, (1 + step) / (10 + step)) ** min(EVERY, step)
+        torch._foreach_lerp_(self.average, _weights(module), 1 - decay)
+        self._updated = step
 
     @torch.no_grad()
     def _exchange(self, module: pl.LightningModule) -> None:

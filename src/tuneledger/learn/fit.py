@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import atexit
 import gc
+import os
+import shutil
 import signal
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -32,6 +34,7 @@ from tuneledger.learn.interrupts import held_signals
 from tuneledger.learn.module import Classifier
 from tuneledger.learn.optimizer import takes_any_gradient
 from tuneledger.learn.packed.bert import of_bert_family, packable
+from tuneledger.learn.packed.layer import release_memory
 from tuneledger.learn.packed.vocabulary import vocabulary_in_use
 from tuneledger.learn.trainer import make_trainer
 from tuneledger.learn.validation import ValidationRecord
@@ -133,6 +136,7 @@ def fit(
             plugins=[AtomicCheckpointIO()],
         )
         if compile and trainer.strategy.root_device.type == "cuda":
+            check_c_compiler()
             module.compile_training()
         with tokens_in_use(module.model, trainer, batches):
             checkpoint = resumable(folder, module, first=trainer.is_global_zero)
@@ -142,6 +146,12 @@ def fit(
     ended = checkpoints.out_of_patience or len(history.epochs) == max_epochs
     totals, precision = meter.totals, trainer.precision
     return Fit(history.steps, history.epochs, checkpoints.best_epoch, totals, precision, ended, stop_signal())
+
+
+def check_c_compiler() -> None:
+    """Raise UserError if there is none: Triton, which makes a GPU's kernels, compiles with it what calls them."""
+    if not (os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")):
+        raise UserError("trainer.compile needs a C compiler: install gcc or clang, or set trainer.compile=false")
 
 
 def tokens_in_use(model: PreTrainedModel, trainer: pl.Trainer, batches: Batches) -> AbstractContextManager[None]:
@@ -171,6 +181,7 @@ def _run(
         raise
     finally:
         gc.unfreeze()
+        release_memory()
 
 
 def _end_others(trainer: pl.Trainer) -> None:

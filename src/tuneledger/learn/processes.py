@@ -42,6 +42,9 @@ def process_number(*, devices: int, num_nodes: int) -> int:
 
     for kind in (TorchElasticEnvironment, SLURMEnvironment, LSFEnvironment, MPIEnvironment):
         if kind.detect():
+            if kind is SLURMEnvironment and "SLURM_STEP_NUM_TASKS" not in os.environ:
+                # A batch script's own process looks like the first of its tasks, and would wait for the others.
+                raise UserError("this is a SLURM job, but srun did not start its processes: start with srun")
             try:
                 environment = kind()
                 environment.validate_settings(devices, num_nodes)
@@ -49,7 +52,7 @@ def process_number(*, devices: int, num_nodes: int) -> int:
             except (KeyError, RuntimeError, ValueError) as error:
                 raise UserError(
                     f"trainer.devices = {devices} and trainer.num_nodes = {num_nodes} do not fit what was started: "
-                    f"{' '.join(str(error).split())} (under SLURM, start with srun)"
+                    f"{' '.join(str(error).split())}"
                 ) from error
     environment = LightningEnvironment()
     return environment.node_rank() * devices + environment.local_rank()

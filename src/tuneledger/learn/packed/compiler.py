@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
-import logging
 import os
 import platform
 import shlex
 import shutil
 import stat
 import subprocess
+import sys
 import tempfile
 from functools import cache
 from pathlib import Path
 
 import torch
-
-log = logging.getLogger(__name__)
 
 TORCH = Path(torch.__file__).parent
 FOLDER = Path(__file__).parent
@@ -42,16 +40,25 @@ TIMEOUT = 120  # seconds; it takes about 3
 
 @cache
 def kernels() -> ctypes.CDLL | None:
-    """The compiled kernels, or None where there is no compiler or it cannot do it."""
-    compiler = shlex.split(os.environ.get("CXX", "")) or [shutil.which("c++")]
-    if compiler == [None] or not torch.backends.openmp.is_available():
-        return None
+    """The compiled kernels, or None, and why on stderr, where there is no compiler or it cannot do it."""
     try:
-        return _loaded(compiler)
-    except (OSError, RuntimeError, subprocess.SubprocessError) as error:  # RuntimeError: there is no home folder
+        return _loaded(_compiler())
+    except (OSError, subprocess.SubprocessError) as error:
         said = (getattr(error, "stderr", None) or b"").decode(errors="replace").strip() or str(error)
-        log.warning("slower than it could be, since no kernels can be compiled: %s", said.splitlines()[0])
+        print(
+            f"training on a CPU is slower than it could be, without compiled kernels: {said.splitlines()[0]}",
+            file=sys.stderr,
+        )
         return None
+
+
+def _compiler() -> list[str]:
+    if not torch.backends.openmp.is_available():
+        raise OSError("this torch was built without OpenMP")
+    compiler = shlex.split(os.environ.get("CXX", "")) or [shutil.which("c++")]
+    if compiler == [None]:
+        raise OSError("there is no C++ compiler (c++, or what $CXX names)")
+    return compiler
 
 
 def _loaded(compiler: list[str]) -> ctypes.CDLL:
@@ -62,13 +69,14 @@ def _loaded(compiler: list[str]) -> ctypes.CDLL:
     facts = (flags, [str(library) for library in libraries], torch.__version__, torch.cpu.get_capabilities())
     made_of = [*((FOLDER / source).read_bytes() for source in SOURCES), version, repr(facts).encode()]
     digest = hashlib.sha256(b"\0".join(made_of)).hexdigest()[:16]
-    library = _private_folder() / f"kernels-{digest}.so"
-    if library.exists():
+    folder = _private_folder()
+    library = folder and folder / f"kernels-{digest}.so"
+    if library and library.exists():
         try:
             return _opened(library)
         except OSError:  # cut off by a power loss, say
-            library.unlink()
-    with tempfile.TemporaryDirectory(dir=library.parent) as temporary:
+            library.unlink(missing_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder) as temporary:
         linked = Path(temporary) / "kernels.so"
         compiled = []
         for unit in (source for source in SOURCES if source.endswith(".cpp")):
@@ -76,17 +84,24 @@ def _loaded(compiler: list[str]) -> ctypes.CDLL:
             _run([*compiler, *flags, "-c", FOLDER / unit, "-o", compiled[-1]])
         _run([*compiler, "-shared", *compiled, "-o", linked, *libraries])
         opened = _opened(linked)
-        linked.replace(library)
+        if library:
+            linked.replace(library)
     return opened
 
 
-def _private_folder() -> Path:
-    """The cache; OSError if others could put a library there, which would then run as this user."""
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tuneledger"
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    owner = folder.stat()
-    if owner.st_uid != os.getuid() or owner.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        raise PermissionError(f"{folder} is not this user's alone")
+def _private_folder() -> Path | None:
+    """The cache; None, and why on stderr, if there can be none, or if others could put a library there to run as us."""
+    try:
+        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tuneledger"
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        owner = folder.stat()
+        if owner.st_uid != os.getuid() or owner.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+            raise PermissionError(f"{folder} is not this user's alone")
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise PermissionError(f"{folder} cannot be written")
+    except (OSError, RuntimeError) as error:  # RuntimeError: there is no home folder
+        print(f"kernels are compiled in each process anew, and not kept: {error}", file=sys.stderr)
+        return None
     return folder
 
 

@@ -117,8 +117,13 @@ def _parameters(layer: nn.Module) -> list[torch.Tensor]:
 
 
 # What no way back needs any more, for the next way there: fresh memory comes in pages that the system clears first.
-# It stays until the process ends, one block a layer, as large as the largest batch needs.
+# One block a layer, as large as the largest batch needs.
 _unused: list[torch.Tensor] = []
+
+
+def release_memory() -> None:
+    """Give up what is kept for further batches."""
+    _unused.clear()
 
 
 def _memory(size: int) -> torch.Tensor:
