@@ -185,7 +185,10 @@ def page(runs: list[Run], command: str, majority: float) -> str:
         "row above it has, and that. Gain: in accuracy, over the row above, or of a row below experiment=pairs over "
         f"that; the mean over seeds, of at least {FEWEST} with its 95 % interval by Student's t."
     )
-    made_by = sorted({f"{run['cpu']}, {run['versions']}, commit {run['commit']}" for run in runs})
+    commits: dict[str, set[str]] = {}
+    for run in runs:
+        commits.setdefault(f"{run['cpu']}, {run['versions']}", set()).add(run["commit"])
+    made_by = (f"{machine}, commits {', '.join(sorted(commits[machine]))}" for machine in sorted(commits))
     title = "# What the settings of experiment=pairs bring: all-MiniLM-L6-v2 on MRPC"
     return "\n\n".join([title, intro, markdown(columns, rows), f"`{command}`: {'; '.join(made_by)}."]) + "\n"
 
