@@ -188,7 +188,7 @@ def page(runs: list[Run], command: str, majority: float) -> str:
     commits: dict[str, set[str]] = {}
     for run in runs:
         commits.setdefault(f"{run['cpu']}, {run['versions']}", set()).add(run["commit"])
-    made_by = (f"{machine}, commits {', '.join(sorted(commits[machine]))}" for machine in sorted(commits))
+    made_by = (f"{machine}, commits {'; '.join(sorted(commits[machine]))}" for machine in sorted(commits))
     title = "# What the settings of experiment=pairs bring: all-MiniLM-L6-v2 on MRPC"
     return "\n\n".join([title, intro, markdown(columns, rows), f"`{command}`: {'; '.join(made_by)}."]) + "\n"
 
