@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import resource
 from pathlib import Path
 
 import pandas as pd
@@ -7,6 +8,7 @@ import pyarrow as pa
 import pytest
 
 from tuneledger.data.on_disk import ROWS, on_disk, pieces
+from tuneledger.errors import UserError
 
 
 def part(start: int, rows: int) -> pd.DataFrame:
@@ -39,6 +41,17 @@ def test_the_file_goes_with_the_table():
     assert mapped() == before + 1
     del table
     assert mapped() == before
+
+
+def test_without_room_it_says_where(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+    try:
+        with pytest.raises(UserError, match=rf"^cannot write into {tmp_path}: File too large: texts need room there"):
+            on_disk(part(start, 100) for start in range(0, 1000, 100))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 def test_other_columns_are_refused():

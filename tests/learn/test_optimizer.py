@@ -158,6 +158,7 @@ class TestSchedule:
         pytest.param({"betas": [0.9]}, r"^optim\.betas = \[0\.9\]"),
         pytest.param({"betas": [0.9, 1.0]}, r"^optim\.betas = \[0\.9, 1\.0\]"),
         pytest.param({"eps": -1e-8}, r"^optim\.eps = -1e-08"),
+        pytest.param({"eps": 1e-46}, r"^optim\.eps = 1e-46"),  # which is 0 in float32
         pytest.param({"eps": 0.0}, r"^optim\.eps = 0\.0: give a positive number"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import lightning.pytorch as pl
@@ -54,7 +55,8 @@ class WeightAverage(pl.Callback):
             self._update(trainer.global_step, module)
 
     def on_validation_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        if not self._updated:  # an epoch of a few steps, whose mean would be the weights that it began with
+        steps = math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches)
+        if trainer.global_step - self._updated >= min(EVERY, steps):  # an epoch too short for an update
             self._update(trainer.global_step, module)
         self._exchange(module)
 
@@ -65,7 +67,7 @@ class WeightAverage(pl.Callback):
     def _update(self, step: int, module: pl.LightningModule) -> None:
         if step == self._updated:
             return
-        decay = min(self.decay, (1 + step) / (10 + step)) ** min(EVERY, step)
+        decay = min(self.decay, (1 + step) / (10 + step)) ** (step - self._updated)
         torch._foreach_lerp_(self.average, _weights(module), 1 - decay)
         self._updated = step
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
 import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.strategies import SingleDeviceStrategy
@@ -124,7 +125,7 @@ def check_optim(
         raise UserError(f"optim.weight_decay = {weight_decay}: give 0 or a positive number")
     if not (len(betas) == 2 and all(_is_number(beta) and 0 <= beta < 1 for beta in betas)):
         raise UserError(f"optim.betas = {betas}: give two numbers from 0 to below 1, such as [0.9, 0.999]")
-    if not (_is_number(eps) and eps > 0):  # a weight that never had a gradient would become 0 / 0
+    if not (_is_number(eps) and np.float32(eps) > 0):  # a weight that never had a gradient would become 0 / 0
         raise UserError(f"optim.eps = {eps}: give a positive number, such as 1e-8")
     if schedule not in SCHEDULES:
         raise UserError(f"optim.schedule = {schedule}: choose {', '.join(SCHEDULES)}")

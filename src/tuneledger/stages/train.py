@@ -231,8 +231,9 @@ def measured_fit(
         hidden_size=encoder.hidden_size,
     )
     extra = {"peak_memory_gib": peak_memory_gib(), "precision": result.precision, "hardware": hardware()}
+    on_cpu = config["trainer"]["accelerator"] == "cpu" or extra["hardware"]["gpu"] is None
     # Dropout's masks are others with them, and times too.
-    return result, {**cost, **extra, "compiled_kernels": kernels() is not None}
+    return result, {**cost, **extra, "compiled_kernels": on_cpu and kernels() is not None}
 
 
 def store(tracker: Tracker, config: dict[str, Any], best: dict[str, float], cost: dict[str, Any], out: Path) -> None:

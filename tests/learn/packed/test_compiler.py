@@ -133,6 +133,14 @@ class TestWithoutACache:
         assert compiler.kernels() is not None
         assert capsys.readouterr().err.startswith(self.said)
 
+    def test_what_is_in_a_cache_that_cannot_be_written_is_used(self, cache, monkeypatch, capsys):
+        assert compiler.kernels() is not None
+        compiler.kernels.cache_clear()
+        monkeypatch.setattr(compiler.os, "access", lambda *_: False)
+        monkeypatch.setattr(compiler, "_run", None)  # calling it would fail
+        assert compiler.kernels() is not None
+        assert capsys.readouterr().err == ""
+
     def test_a_cache_that_cannot_be_written(self, cache, monkeypatch, capsys):
         monkeypatch.setattr(compiler.os, "access", lambda *_: False)  # root may write anywhere
         assert compiler.kernels() is not None

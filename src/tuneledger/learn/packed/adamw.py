@@ -27,7 +27,7 @@ RECORD = np.dtype(
 def usable(parameters: list[torch.Tensor]) -> bool:
     """Whether there are kernels and they can update these parameters."""
     plain = (p.device.type == "cpu" and p.dtype == torch.float32 and p.is_contiguous() for p in parameters)
-    return kernels() is not None and all(plain)
+    return all(plain) and kernels() is not None
 
 
 class KernelAdamW(torch.optim.AdamW):

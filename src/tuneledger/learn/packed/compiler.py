@@ -12,6 +12,7 @@ import stat
 import subprocess
 import sys
 import tempfile
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
@@ -75,7 +76,11 @@ def _loaded(compiler: list[str]) -> ctypes.CDLL:
         try:
             return _opened(library)
         except OSError:  # cut off by a power loss, say
-            library.unlink(missing_ok=True)
+            with suppress(OSError):  # another process did, or it is not ours to remove
+                library.unlink()
+    if folder and not os.access(folder, os.W_OK | os.X_OK):
+        _not_kept(f"{folder} cannot be written")
+        folder = library = None
     with tempfile.TemporaryDirectory(dir=folder) as temporary:
         linked = Path(temporary) / "kernels.so"
         compiled = []
@@ -97,12 +102,14 @@ def _private_folder() -> Path | None:
         owner = folder.stat()
         if owner.st_uid != os.getuid() or owner.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
             raise PermissionError(f"{folder} is not this user's alone")
-        if not os.access(folder, os.W_OK | os.X_OK):
-            raise PermissionError(f"{folder} cannot be written")
     except (OSError, RuntimeError) as error:  # RuntimeError: there is no home folder
-        print(f"kernels are compiled in each process anew, and not kept: {error}", file=sys.stderr)
+        _not_kept(error)
         return None
     return folder
+
+
+def _not_kept(reason: object) -> None:
+    print(f"kernels are compiled in each process anew, and not kept: {reason}", file=sys.stderr)
 
 
 def _opened(library: Path) -> ctypes.CDLL:
