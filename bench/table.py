@@ -131,8 +131,8 @@ def seconds_to(run: Run, f1: float) -> float:
 def recipe_table(runs: list[Run]) -> str:
     """Scores of the last checkpoint, as medians, and how long each contestant takes from its start to `target`.
 
-    A run that never gets there takes for ever. The ratio is to the whole of as_written's runs, up to their last scores:
-    two of five never reach their own median. Without runs of `as_written` there are scores alone.
+    A run that never gets there takes for ever. The ratio is to the whole of as_written's runs, up to their last scores,
+    since half of these may never get there. Without runs of `as_written` there are scores alone.
     """
     written = by_seed(runs, lambda run: run["metrics_seconds"]).get("as_written")
     goal = target(runs) if written else math.nan

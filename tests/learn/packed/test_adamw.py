@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tuneledger.learn.optimizer import clip_gradients
-from tuneledger.learn.packed import native
+from tuneledger.learn.packed import adamw, native
 from tuneledger.learn.packed.adamw import RECORD, KernelAdamW, usable
 from tuneledger.learn.packed.compiler import kernels
 
@@ -199,3 +199,8 @@ def test_the_number_of_threads_makes_no_difference():
         torch.set_num_threads(before)
     for others in results[1:]:
         assert all(torch.equal(one, other) for one, other in zip(results[0], others, strict=True))
+
+
+def test_weights_on_other_devices_ask_for_no_compiler(monkeypatch):
+    monkeypatch.setattr(adamw, "kernels", None)  # calling it would fail
+    assert not adamw.usable([torch.zeros(2, device="meta")])
